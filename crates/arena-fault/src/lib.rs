@@ -1,0 +1,2 @@
+//! All that the fault handler may call.
+#![no_std]

@@ -1,0 +1,1 @@
+//! BPF arenas in user space.

@@ -1,0 +1,2 @@
+//! Compiled BPF objects to programs.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! scx.
+#![forbid(unsafe_code)]

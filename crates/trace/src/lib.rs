@@ -1,0 +1,2 @@
+//! trace.
+#![forbid(unsafe_code)]
