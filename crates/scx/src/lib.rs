@@ -1,2 +1,33 @@
-//! scx.
+//! The sched_ext core as a pure state machine.
+//!
+//! Four parties meet here, and the core is the only one that knows them all:
+//!
+//! ```text
+//!   sim ──events──► Core ──callbacks──► dyn SchedOps   the scheduler (BPF or Rust)
+//!                    │ ├──time, IPIs───► dyn Machine    the simulated hardware
+//!                    │ └──stores───────► dyn Image      p->scx and friends, as BPF reads them
+//!                    ◄──kfuncs───────── the scheduler, from inside a callback
+//! ```
+//!
+//! The core holds no clock, no queue of events and no memory of the guest. Everything
+//! it must ask for goes through [`Machine`]; everything a scheduler may read goes out
+//! through [`Image`]. Callbacks get the core back as `&mut`, so that a kfunc called
+//! inside one works on the same state.
 #![forbid(unsafe_code)]
+#![deny(clippy::float_arithmetic)]
+
+mod event;
+mod image;
+mod machine;
+mod ops;
+mod topology;
+
+pub use event::Event;
+pub use image::{Image, MaskKind, PlainImage, TaskSpec};
+pub use machine::{Alarm, Cost, Machine};
+pub use ops::{CgroupRef, Cx, ExitInfo, ExitTask, Form, InitTask, Op, OpsConfig, SchedOps};
+pub use topology::{CpuSet, CpuTopology, Topology};
+
+/// The state machine.
+#[derive(Debug)]
+pub struct Core {}
