@@ -1,2 +1,16 @@
-//! Compiled BPF objects to programs.
+//! Compiled BPF objects to programs that an engine can run.
+//!
+//! ```text
+//! bytes ──Object::parse──► Object ──set_global, set_op, …──► Object ──link(kernel)──► LinkedObject
+//!          elf, btf         (what the file says)                core_reloc, link       (what to run)
+//! ```
+//!
+//! Any byte string gives a program or a typed error: never a panic, never more than
+//! linear time, never memory out of proportion to the file. Nothing here executes.
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)
+)]
+
+pub mod isa;
