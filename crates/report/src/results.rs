@@ -1,0 +1,212 @@
+//! What one run found, as plain numbers and names.
+//!
+//! The fields of [`Results`] are the top-level keys of the JSON output, in its order:
+//! changing one changes a documented interface (`docs/json.md`). Strings are as the
+//! object and the workload gave them; whoever prints them escapes them.
+
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
+
+/// One run.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Results {
+    /// What ran.
+    pub scheduler: Scheduler,
+    /// On what.
+    pub machine: Machine,
+    /// Under what load.
+    pub workload: Workload,
+    /// The number that all chance was drawn from.
+    pub seed: u64,
+    /// How the scheduler left.
+    pub exit: Exit,
+    /// Hash over all events, in hexadecimal.
+    pub digest: String,
+    /// Number of events.
+    pub events: u64,
+    /// Simulated time.
+    pub sim_ns: u64,
+    /// Time the simulation took; the only number here that varies between equal runs.
+    pub wall_ns: u64,
+    /// Tasks by group, in the workload's order.
+    pub groups: Vec<Group>,
+    /// CPUs by number.
+    pub cpus: Vec<CpuUse>,
+    /// Calls of each callback of the scheduler that was called, in the order of the ops table.
+    pub callbacks: Counts,
+    /// Use of the arena; all zero if the scheduler has none.
+    pub arena: ArenaUse,
+    /// What programs and kfuncs did that they should not have, oldest first.
+    pub violations: Vec<Violation>,
+}
+
+/// The scheduler and its counters.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Scheduler {
+    /// `ops.name`.
+    pub name: String,
+    /// Path of the object, or the name of an embedded one.
+    pub object: String,
+    /// `cpu` or `cid`: which of the two ops tables it fills.
+    pub form: String,
+    /// `ops.flags`.
+    pub flags: u64,
+    /// The watchdog's limit.
+    pub timeout_ms: u64,
+    /// BPF instructions executed.
+    pub insns: u64,
+    /// Its own counters, read back from its global variables after the run.
+    pub stats: Counts,
+}
+
+/// The simulated machine.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Machine {
+    /// The topology in its short form, such as `1n1l4c2t`.
+    pub topology: String,
+    /// NUMA nodes.
+    pub nodes: u64,
+    /// Last-level caches.
+    pub llcs: u64,
+    /// Physical cores.
+    pub cores: u64,
+    /// CPUs.
+    pub cpus: u64,
+}
+
+/// The load.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Workload {
+    /// Path of the file, or the name of an embedded one.
+    pub name: String,
+    /// Number of groups.
+    pub groups: u64,
+    /// Number of tasks that existed.
+    pub tasks: u64,
+}
+
+/// How the scheduler left.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Exit {
+    /// `SCX_EXIT_*`.
+    pub kind: String,
+    /// The scheduler's or the kernel's exit code.
+    pub code: i64,
+    /// What went wrong; empty if nothing did.
+    pub message: String,
+    /// The kernel's phrase for `kind`.
+    pub reason: String,
+    /// When, in simulated time.
+    pub at_ns: u64,
+    /// The debug dump; empty unless the exit is an error.
+    pub dump: String,
+}
+
+/// Tasks with one definition in the workload.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Group {
+    /// Their name.
+    pub name: String,
+    /// Their number.
+    pub tasks: u64,
+    /// CPU time they had, all together.
+    pub runtime_ns: u64,
+    /// How often one of them woke up.
+    pub wakeups: u64,
+    /// From waking up to running.
+    pub wakeup_latency: Latency,
+    /// How often one of them was switched in.
+    pub switches: u64,
+    /// How often one of them changed CPUs.
+    pub migrations: u64,
+}
+
+/// A distribution of times.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Latency {
+    /// Number of values.
+    pub count: u64,
+    /// Median.
+    pub p50_ns: u64,
+    /// 90th percentile.
+    pub p90_ns: u64,
+    /// 99th percentile.
+    pub p99_ns: u64,
+    /// 99.9th percentile.
+    #[serde(rename = "p99.9_ns")]
+    pub p999_ns: u64,
+    /// Largest value.
+    pub max_ns: u64,
+}
+
+/// One CPU.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct CpuUse {
+    /// Its number.
+    pub cpu: u32,
+    /// Its core.
+    pub core: u32,
+    /// Its last-level cache.
+    pub llc: u32,
+    /// Its node.
+    pub node: u32,
+    /// How long it ran tasks.
+    pub busy_ns: u64,
+    /// How often it switched tasks.
+    pub switches: u64,
+}
+
+/// Use of the arena.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ArenaUse {
+    /// Pages in use at the end.
+    pub pages: u64,
+    /// Pages it may have.
+    pub max_pages: u64,
+    /// Accesses to empty pages that were recovered: by programs and by the host.
+    pub faults_recovered: u64,
+}
+
+/// One kind of misdeed at one place.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Violation {
+    /// The program that was running.
+    pub program: String,
+    /// What happened, in the kernel's words where it has any.
+    pub message: String,
+    /// The address concerned.
+    pub address: Option<u64>,
+    /// Index of the instruction in the program.
+    pub insn: Option<u64>,
+    /// Where that instruction comes from.
+    pub source: Option<SourceLine>,
+    /// When it happened first, in simulated time.
+    pub at_ns: u64,
+    /// How often it happened.
+    pub count: u64,
+}
+
+/// A line of the scheduler's source.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SourceLine {
+    /// Its file.
+    pub file: String,
+    /// Its number, from 1.
+    pub line: u32,
+    /// Its text, if the object has it.
+    pub text: String,
+}
+
+/// Named counters in a given order; a JSON object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts(pub Vec<(String, u64)>);
+
+impl Serialize for Counts {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (name, count) in &self.0 {
+            map.serialize_entry(name, count)?;
+        }
+        map.end()
+    }
+}

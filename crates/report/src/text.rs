@@ -1,0 +1,297 @@
+//! [`Results`] as text: what a person reads first stands first and last.
+//!
+//! The head says what ran, the tables what came out of it, the tail how it ended; so the
+//! end is on the screen when the rest has scrolled away.
+
+use std::fmt::{self, Write};
+
+use crate::results::{Counts, CpuUse, Results, Violation};
+use crate::table::Table;
+use crate::{escape, escape_lines, json, units};
+
+/// Above so many CPUs the table has a row per last-level cache.
+const CPU_ROWS_MAX: usize = 32;
+/// Of more violations than this only the number is shown.
+const VIOLATIONS_MAX: usize = 20;
+/// Characters a line of counters may have before it is broken.
+const COUNTS_WIDTH: usize = 92;
+
+impl Results {
+    /// The whole report for a person, ending with a line break.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let mut out = String::new();
+        self.write_text(&mut out)
+            .expect("writing to a String cannot fail");
+        out
+    }
+
+    /// The JSON report, ending with a line break.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        json(self)
+    }
+
+    fn write_text(&self, out: &mut String) -> fmt::Result {
+        self.write_head(out)?;
+        self.write_groups(out)?;
+        if self.cpus.len() > CPU_ROWS_MAX {
+            self.write_llcs(out)?;
+        } else {
+            self.write_cpus(out)?;
+        }
+        write_counts(out, "callbacks", &self.callbacks)?;
+        write_counts(out, "statistics", &self.scheduler.stats)?;
+        self.write_violations(out)?;
+        self.write_tail(out)
+    }
+
+    fn write_head(&self, out: &mut String) -> fmt::Result {
+        let s = &self.scheduler;
+        writeln!(
+            out,
+            "scheduler   {} ({} form, {}), flags {:#x}, watchdog {}",
+            escape(&s.name),
+            escape(&s.form),
+            escape(&s.object),
+            s.flags,
+            units::time(s.timeout_ms.saturating_mul(1_000_000)),
+        )?;
+        let m = &self.machine;
+        writeln!(
+            out,
+            "machine     {}: {}, {}, {}, {}",
+            escape(&m.topology),
+            plural(m.nodes, "node"),
+            plural(m.llcs, "LLC"),
+            plural(m.cores, "core"),
+            plural(m.cpus, "CPU"),
+        )?;
+        let w = &self.workload;
+        writeln!(
+            out,
+            "workload    {}: {}, {}",
+            escape(&w.name),
+            plural(w.groups, "group"),
+            plural(w.tasks, "task"),
+        )?;
+        writeln!(out, "seed        {}", self.seed)?;
+        write!(
+            out,
+            "time        {} simulated in {}, {} events",
+            units::seconds(self.sim_ns),
+            units::seconds(self.wall_ns),
+            units::count(self.events),
+        )?;
+        if let Some(rate) = units::rate(self.events, self.wall_ns) {
+            write!(out, " ({}/s)", units::count(rate))?;
+        }
+        if s.insns > 0 {
+            write!(out, ", {} BPF instructions", units::count(s.insns))?;
+        }
+        writeln!(out)
+    }
+
+    fn write_groups(&self, out: &mut String) -> fmt::Result {
+        let mut table = Table::new(
+            1,
+            &[
+                "group",
+                "tasks",
+                "runtime",
+                "wakeups",
+                "latency p50",
+                "p90",
+                "p99",
+                "p99.9",
+                "max",
+                "switches",
+                "migrations",
+            ],
+        );
+        for g in &self.groups {
+            let latency = |ns| match g.wakeup_latency.count {
+                0 => "-".to_owned(),
+                _ => units::time(ns),
+            };
+            let l = g.wakeup_latency;
+            table.row(vec![
+                escape(&g.name).into_owned(),
+                units::count(g.tasks),
+                units::time(g.runtime_ns),
+                units::count(g.wakeups),
+                latency(l.p50_ns),
+                latency(l.p90_ns),
+                latency(l.p99_ns),
+                latency(l.p999_ns),
+                latency(l.max_ns),
+                units::count(g.switches),
+                units::count(g.migrations),
+            ]);
+        }
+        write!(out, "\n{table}")
+    }
+
+    fn write_cpus(&self, out: &mut String) -> fmt::Result {
+        let mut table = Table::new(0, &["cpu", "core", "llc", "node", "busy", "switches"]);
+        for c in &self.cpus {
+            table.row(vec![
+                c.cpu.to_string(),
+                c.core.to_string(),
+                c.llc.to_string(),
+                c.node.to_string(),
+                units::percent(c.busy_ns, self.sim_ns),
+                units::count(c.switches),
+            ]);
+        }
+        write!(out, "\n{table}")?;
+        self.write_busy(out)
+    }
+
+    /// One row per last-level cache: hundreds of CPUs would push the rest off the screen.
+    fn write_llcs(&self, out: &mut String) -> fmt::Result {
+        let mut table = Table::new(
+            0,
+            &["llc", "node", "cpus", "busy", "least", "most", "switches"],
+        );
+        let mut llcs: Vec<u32> = self.cpus.iter().map(|c| c.llc).collect();
+        llcs.sort_unstable();
+        llcs.dedup();
+        for llc in llcs {
+            let of: Vec<&CpuUse> = self.cpus.iter().filter(|c| c.llc == llc).collect();
+            let busy = || of.iter().map(|c| c.busy_ns);
+            let node = of.first().map_or(0, |c| c.node);
+            table.row(vec![
+                llc.to_string(),
+                node.to_string(),
+                of.len().to_string(),
+                units::percent(sum(busy()), self.sim_ns.saturating_mul(of.len() as u64)),
+                units::percent(busy().min().unwrap_or(0), self.sim_ns),
+                units::percent(busy().max().unwrap_or(0), self.sim_ns),
+                units::count(sum(of.iter().map(|c| c.switches))),
+            ]);
+        }
+        write!(out, "\n{table}")?;
+        self.write_busy(out)
+    }
+
+    fn write_busy(&self, out: &mut String) -> fmt::Result {
+        let cpus = self.cpus.len() as u64;
+        let busy = sum(self.cpus.iter().map(|c| c.busy_ns));
+        let share = units::percent(busy, self.sim_ns.saturating_mul(cpus));
+        writeln!(out, "  CPUs busy {share} of the time")
+    }
+
+    fn write_violations(&self, out: &mut String) -> fmt::Result {
+        if self.violations.is_empty() {
+            return Ok(());
+        }
+        let all = sum(self.violations.iter().map(|v| v.count));
+        writeln!(
+            out,
+            "\nviolations  {} in {}",
+            units::count(all),
+            plural(self.violations.len() as u64, "place"),
+        )?;
+        for v in self.violations.iter().take(VIOLATIONS_MAX) {
+            write_violation(out, v)?;
+        }
+        let hidden = self.violations.len().saturating_sub(VIOLATIONS_MAX);
+        if hidden > 0 {
+            writeln!(out, "  … and {hidden} more; --format json lists all")?;
+        }
+        Ok(())
+    }
+
+    fn write_tail(&self, out: &mut String) -> fmt::Result {
+        let a = &self.arena;
+        writeln!(
+            out,
+            "\narena       {} of {} pages in use, {} recovered",
+            units::count(a.pages),
+            units::count(a.max_pages),
+            plural(a.faults_recovered, "fault"),
+        )?;
+        if self.violations.is_empty() {
+            writeln!(out, "violations  none")?;
+        }
+        let e = &self.exit;
+        write!(
+            out,
+            "exit        {} ({})",
+            escape(&e.kind),
+            escape(&e.reason)
+        )?;
+        write!(out, " after {}", units::seconds(e.at_ns))?;
+        if e.code != 0 {
+            write!(out, ", code {:#x}", e.code)?;
+        }
+        if !e.message.is_empty() {
+            write!(out, ": {}", escape(&e.message))?;
+        }
+        writeln!(out)?;
+        if !e.dump.is_empty() {
+            for line in escape_lines(&e.dump).lines() {
+                writeln!(out, "  | {line}")?;
+            }
+        }
+        writeln!(out, "digest      {}", escape(&self.digest))
+    }
+}
+
+fn write_violation(out: &mut String, v: &Violation) -> fmt::Result {
+    write!(
+        out,
+        "  {} x  {}: {}",
+        units::count(v.count),
+        escape(&v.program),
+        escape(&v.message)
+    )?;
+    if let Some(address) = v.address {
+        write!(out, ", address {address:#x}")?;
+    }
+    if let Some(insn) = v.insn {
+        write!(out, ", insn {insn}")?;
+    }
+    writeln!(out, ", first after {}", units::seconds(v.at_ns))?;
+    if let Some(source) = &v.source {
+        write!(out, "       {}:{}", escape(&source.file), source.line)?;
+        if !source.text.is_empty() {
+            write!(out, ": {}", escape(source.text.trim()))?;
+        }
+        writeln!(out)?;
+    }
+    Ok(())
+}
+
+/// `title`, then the counters with as many on a line as fit; nothing if there are none.
+fn write_counts(out: &mut String, title: &str, counts: &Counts) -> fmt::Result {
+    if counts.0.is_empty() {
+        return Ok(());
+    }
+    write!(out, "\n{title:<10}")?;
+    let mut column = 10;
+    for (name, count) in &counts.0 {
+        let cell = format!("{} {}", escape(name), units::count(*count));
+        let length = cell.chars().count() + 2;
+        if column + length > COUNTS_WIDTH && column > 10 {
+            write!(out, "\n{:<10}", "")?;
+            column = 10;
+        }
+        write!(out, "  {cell}")?;
+        column += length;
+    }
+    writeln!(out)
+}
+
+fn plural(n: u64, one: &str) -> String {
+    match n {
+        1 => format!("1 {one}"),
+        n => format!("{} {one}s", units::count(n)),
+    }
+}
+
+/// The sum; these are simulated times and counts, which stay far below 2^64.
+fn sum(values: impl Iterator<Item = u64>) -> u64 {
+    values.fold(0, u64::saturating_add)
+}
