@@ -1,2 +1,4 @@
-//! kernel.
+//! The simulated kernel that BPF sees.
 #![forbid(unsafe_code)]
+
+pub mod types;

@@ -1,0 +1,42 @@
+//! BPF's own kernel types: iterators on a program's stack, and map objects it may read.
+
+use super::ctype::ctypes;
+
+ctypes! {
+    /// State of a numeric iterator, as the program reserves it.
+    struct bpf_iter_num {
+        __opaque: [u64; 1],
+    }
+    /// State of a dispatch queue's iterator, as the program reserves it.
+    struct bpf_iter_scx_dsq {
+        __opaque: [u64; 6],
+    }
+    /// A timer in a map value.
+    struct bpf_timer {
+        __opaque: [u64; 2],
+    }
+    /// A spin lock in a map value.
+    struct bpf_spin_lock {
+        val: u32,
+    }
+    /// A queued, deadlock-detecting lock.
+    struct bpf_res_spin_lock {
+        val: u32,
+    }
+    /// What every map has; behind an arena map's address.
+    struct bpf_map {
+        map_type: u32,
+        key_size: u32,
+        value_size: u32,
+        max_entries: u32,
+        map_extra: u64,
+        map_flags: u32,
+        id: u32,
+    }
+    /// An arena map.
+    struct bpf_arena {
+        map: bpf_map,
+        user_vm_start: u64,
+        user_vm_end: u64,
+    }
+}

@@ -1,0 +1,109 @@
+//! C prototypes as text: how the kfunc and ops tables say their types.
+//!
+//! A prototype is read as C reads it, from a small grammar: `[const] base *… name`, where
+//! a base is `void`, a kernel integer name, `char`, `bool`, `struct x` or `enum x`. The
+//! tables are ours, so a malformed one is a bug and asserts; a test reads them all.
+
+use super::ctype::{IntDesc, IntKind, TypeDesc};
+
+/// A function's type.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Proto {
+    /// What it returns.
+    pub ret: Box<TypeDesc>,
+    /// Parameter names and types.
+    pub args: Vec<(String, TypeDesc)>,
+}
+
+impl Proto {
+    /// Reads `ret (args)` or `ret name(args)`; the name, if any, comes with it.
+    ///
+    /// # Panics
+    /// If the text is not a prototype: tables are part of this crate.
+    #[must_use]
+    pub fn parse(text: &str) -> (String, Self) {
+        let (head, rest) = text
+            .split_once('(')
+            .expect("a prototype has a parameter list");
+        let args = rest
+            .trim()
+            .strip_suffix(')')
+            .expect("a prototype ends with `)`");
+        let (name, ret) = declaration(head);
+        let args = args.trim();
+        let args = match args {
+            "" | "void" => Vec::new(),
+            list => list.split(',').map(declaration).collect(),
+        };
+        let ret = Box::new(ret);
+        (name, Self { ret, args })
+    }
+}
+
+/// The type of a pointer to a function of this prototype.
+#[must_use]
+pub fn fn_ptr(text: &str) -> TypeDesc {
+    TypeDesc::Ptr(Box::new(TypeDesc::Fn(Proto::parse(text).1)))
+}
+
+/// `const struct cpumask *m` to its name (empty if absent) and type.
+fn declaration(text: &str) -> (String, TypeDesc) {
+    let spaced = text.replace('*', " * ");
+    let mut words = spaced.split_whitespace().peekable();
+    let is_const = words.next_if_eq(&"const").is_some();
+    let base = match words.next().expect("a declaration has a type") {
+        "struct" => TypeDesc::Struct(words.next().expect("a struct has a name").to_owned()),
+        "enum" => TypeDesc::Enum(words.next().expect("an enum has a name").to_owned()),
+        "void" => TypeDesc::Void,
+        name => TypeDesc::Int(integer(name)),
+    };
+    let mut ty = if is_const {
+        TypeDesc::Const(Box::new(base))
+    } else {
+        base
+    };
+    while words.next_if_eq(&"*").is_some() {
+        ty = TypeDesc::Ptr(Box::new(ty));
+    }
+    let name = words.next().unwrap_or_default().to_owned();
+    assert!(words.next().is_none(), "`{text}` is no declaration");
+    (name, ty)
+}
+
+fn integer(name: &str) -> IntDesc {
+    let (name, size, kind) = match name {
+        "u8" => ("unsigned char", 1, IntKind::Unsigned),
+        "char" => ("char", 1, IntKind::Signed),
+        "s32" | "int" => ("int", 4, IntKind::Signed),
+        "u32" => ("unsigned int", 4, IntKind::Unsigned),
+        "s64" => ("long", 8, IntKind::Signed),
+        "u64" | "size_t" => ("unsigned long", 8, IntKind::Unsigned),
+        "bool" => ("_Bool", 1, IntKind::Bool),
+        other => panic!("`{other}` is no integer type of the tables"),
+    };
+    IntDesc { name, size, kind }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prototype_keeps_names_and_pointers() {
+        let (name, proto) = Proto::parse("s32 pick(const struct cpumask *m, u64 flags)");
+        assert_eq!(name, "pick");
+        assert_eq!(proto.args[0].0, "m");
+        let mask = TypeDesc::Const(Box::new(TypeDesc::Struct("cpumask".into())));
+        assert_eq!(proto.args[0].1, TypeDesc::Ptr(Box::new(mask)));
+        assert_eq!(proto.args[1].0, "flags");
+        assert_eq!(*proto.ret, TypeDesc::Int(integer("s32")));
+    }
+
+    #[test]
+    fn a_pointer_result_and_no_parameters() {
+        let (name, proto) = Proto::parse("struct task_struct *curr(void)");
+        assert_eq!(name, "curr");
+        assert!(proto.args.is_empty());
+        assert!(matches!(*proto.ret, TypeDesc::Ptr(_)));
+    }
+}
