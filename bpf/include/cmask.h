@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//
+// Masks over cids, in the arena.
+//
+// cids are dense and ordered by topology: neighbours share a core, then a last-level cache, then a
+// node. So "the next set bit after prev_cid" is also "the nearest CPU", give or take the wrap.
+//
+// Words are aligned to the global grid of 64 cids, not to `base`; bits outside
+// [base, base + nr_cids) stay zero.
+#pragma once
+
+#include "arena.h"
+
+#define CMASK_NR_WORDS(nr_cids) ((u32)(((u64)(nr_cids) + 63) / 64 + 1))
+
+static __always_inline bool cmask_has(u32 cid, const struct scx_cmask __arena *m)
+{
+	return cid - m->base < m->nr_cids;
+}
+
+static __always_inline u64 __arena *cmask_word_of(u32 cid, const struct scx_cmask __arena *m)
+{
+	return (u64 __arena *)&m->bits[cid / 64 - m->base / 64];
+}
+
+static __always_inline void cmask_init(struct scx_cmask __arena *m, u32 base, u32 nr_cids)
+{
+	m->base = base;
+	m->nr_cids = nr_cids;
+	m->alloc_words = CMASK_NR_WORDS(nr_cids);
+	for (u32 i = 0; i < m->alloc_words && can_loop; i++)
+		m->bits[i] = 0;
+}
+
+static __always_inline bool cmask_test(u32 cid, const struct scx_cmask __arena *m)
+{
+	return cmask_has(cid, m) && (*cmask_word_of(cid, m) >> (cid % 64) & 1);
+}
+
+static __always_inline void cmask_set(u32 cid, struct scx_cmask __arena *m)
+{
+	if (cmask_has(cid, m))
+		__sync_fetch_and_or(cmask_word_of(cid, m), 1ULL << (cid % 64));
+}
+
+static __always_inline void cmask_clear(u32 cid, struct scx_cmask __arena *m)
+{
+	if (cmask_has(cid, m))
+		__sync_fetch_and_and(cmask_word_of(cid, m), ~(1ULL << (cid % 64)));
+}
+
+// True for exactly one of several CPUs that race to take the bit.
+static __always_inline bool cmask_test_and_clear(u32 cid, struct scx_cmask __arena *m)
+{
+	u64 bit = 1ULL << (cid % 64);
+
+	return cmask_has(cid, m) && (__sync_fetch_and_and(cmask_word_of(cid, m), ~bit) & bit);
+}
