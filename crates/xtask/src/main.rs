@@ -1,3 +1,38 @@
-//! xtask.
+//! `cargo xtask`: the commands that develop harena, one module each.
+//!
+//! They only start other programs (cargo, clang) and look at files; nothing here is part of what
+//! harena does. A command that fails says which step and why, and ends with a non-zero code.
 #![forbid(unsafe_code)]
-fn main() {}
+#![expect(
+    clippy::print_stdout,
+    reason = "a command line tool reports on its standard output"
+)]
+
+mod objects;
+mod run;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "harena's development commands")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Build the BPF objects beside their sources.
+    Objects {
+        /// Only compare: fail if an object differs from what its source compiles to.
+        #[arg(long)]
+        check: bool,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().command {
+        Command::Objects { check: false } => objects::build(),
+        Command::Objects { check: true } => objects::check(),
+    }
+}

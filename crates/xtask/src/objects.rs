@@ -1,0 +1,115 @@
+//! `cargo xtask objects`: the BPF objects of `bpf/`, which are committed beside their sources.
+//!
+//! They are committed so that the first `harena run` needs no clang, so they must be reproducible:
+//! one clang version, paths relative to the repository, no DWARF. BTF stays; its line information
+//! names sources as `bpf/levels.bpf.c`.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{fs, io};
+
+use anyhow::{Context, bail};
+
+use crate::run::{root, run};
+
+/// The compiler whose output is committed.
+pub(crate) const CLANG: &str = "clang-22";
+/// Removes DWARF, leaves BTF; of the compiler's version.
+pub(crate) const STRIP: &str = "llvm-strip-22";
+
+/// What every build of our sources needs. `gotox` (jump tables) is younger than the kernels that
+/// the objects should run on.
+pub(crate) const FLAGS: [&str; 8] = [
+    "-target",
+    "bpf",
+    "-mcpu=v4",
+    "-g",
+    "-O2",
+    "-Wall",
+    "-mllvm",
+    "-disable-gotox",
+];
+const OWN_HEADER_FLAGS: [&str; 5] = [
+    "-Wextra",
+    "-Wno-unused-parameter",
+    "-Werror",
+    "-ffile-compilation-dir=bpf",
+    "-Iinclude",
+];
+
+/// Builds every object beside its source.
+pub(crate) fn build() -> anyhow::Result<()> {
+    let bpf = root().join("bpf");
+    for source in sources(&bpf)? {
+        let object = object_of(&source);
+        compile(&bpf, &source, &bpf.join(&object))?;
+        println!("bpf/{}", object.display());
+    }
+    Ok(())
+}
+
+/// Builds every object elsewhere and fails if one differs from the committed one.
+pub(crate) fn check() -> anyhow::Result<()> {
+    let bpf = root().join("bpf");
+    let built = tempfile::tempdir().context("cannot make a directory for the objects")?;
+    let rebuilt = built.path().join("object.o");
+    let mut stale = Vec::new();
+    let sources = sources(&bpf)?;
+    for source in &sources {
+        let object = object_of(source);
+        compile(&bpf, source, &rebuilt)?;
+        let committed = match fs::read(bpf.join(&object)) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(error).with_context(|| object.display().to_string()),
+        };
+        if committed != fs::read(&rebuilt).context("cannot read the rebuilt object")? {
+            stale.push(format!("bpf/{}", object.display()));
+        }
+    }
+    if !stale.is_empty() {
+        bail!(
+            "not what the source compiles to (run cargo xtask objects): {}",
+            stale.join(", ")
+        );
+    }
+    println!(
+        "{} objects are what their sources compile to",
+        sources.len()
+    );
+    Ok(())
+}
+
+/// The sources, relative to `bpf`, in a fixed order.
+pub(crate) fn sources(bpf: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for folder in ["", "tests"] {
+        let path = bpf.join(folder);
+        let entries = fs::read_dir(&path).with_context(|| path.display().to_string())?;
+        for entry in entries {
+            let name = PathBuf::from(entry.context("cannot read a directory entry")?.file_name());
+            if name.to_string_lossy().ends_with(".bpf.c") {
+                found.push(Path::new(folder).join(name));
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn object_of(source: &Path) -> PathBuf {
+    source.with_extension("o")
+}
+
+fn compile(bpf: &Path, source: &Path, object: &Path) -> anyhow::Result<()> {
+    let arguments = FLAGS.iter().chain(&OWN_HEADER_FLAGS).map(OsStr::new);
+    run(Command::new(CLANG)
+        .current_dir(bpf)
+        .args(arguments)
+        .arg("-c")
+        .arg(source)
+        .arg("-o")
+        .arg(object))?;
+    run(Command::new(STRIP).arg("-g").arg(object))
+}
