@@ -1,0 +1,200 @@
+//! What a fault is, decided before anything is done about it.
+//!
+//! | asked, in this order | answer |
+//! |---|---|
+//! | did the kernel raise it for a missing page? | else forward |
+//! | which program runs on this thread, innermost first? with an arena? | |
+//! | is the address in that arena's window or upper half guard? | recover |
+//! | is it in the view that a user of this process has of an arena? | user touch |
+//! | none of these | forward |
+//!
+//! A fault of a jitted program's own instruction will be asked for first, by its pc in the
+//! table of `extable.rs`; until there is a JIT no such pc exists.
+
+use harena_abi::Cpu;
+
+use crate::geometry::WindowPage;
+use crate::registry::{Pin, Registry};
+use crate::report::{Access, ProgramTag};
+use crate::sync::{AtomicU64, AtomicUsize, Ordering};
+use crate::thread::{Record, ThreadKey};
+
+/// Faults in a row on mapped pages before one is taken for a real crash. Such faults are
+/// rare races; a page that stays out of reach must not loop for ever.
+const SPURIOUS_MAX: u32 = 1 << 16;
+
+/// A fault, as the signal frame describes it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fault {
+    /// The address that was touched.
+    pub address: usize,
+    /// How it was touched.
+    pub cause: Cause,
+}
+
+/// How a fault came to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cause {
+    /// A load or store met a page that is not there, or not accessible.
+    Data(Access),
+    /// Anything else: an instruction fetch, a protection key, a signal that was sent.
+    Other,
+}
+
+/// What to do about a fault.
+#[derive(Debug)]
+pub enum Action<'a> {
+    /// Not ours: the previous action decides.
+    Forward,
+    /// Host code under a program touched its arena's window.
+    Recover(HostFault<'a>),
+    /// A user's touch of the page at this offset of its view.
+    UserTouch {
+        /// Keeps the arena alive.
+        arena: Pin<'a>,
+        /// Bytes from `user_vm_start`.
+        offset: u64,
+    },
+}
+
+/// A fault of host code, with all that its report needs.
+#[derive(Debug)]
+pub struct HostFault<'a> {
+    /// Keeps the arena alive.
+    pub arena: Pin<'a>,
+    /// The page that was touched.
+    pub page: WindowPage,
+    /// How it was touched.
+    pub access: Access,
+    /// The innermost program on this thread.
+    pub program: ProgramTag,
+    /// The CPU that it runs on.
+    pub cpu: Cpu,
+    record: &'a Record,
+}
+
+impl HostFault<'_> {
+    /// Notes that the page was mapped all the time; false if that happened too often in a
+    /// row to be the race that it usually is.
+    #[must_use]
+    pub fn spurious(&self) -> bool {
+        self.record.count_spurious() < SPURIOUS_MAX
+    }
+
+    /// Notes that the fault found something to do.
+    pub fn progressed(&self) {
+        self.record.clear_spurious();
+    }
+}
+
+/// Decides what to do about `fault` on the thread `key`.
+#[must_use]
+pub fn classify(registry: &Registry, key: ThreadKey, fault: Fault) -> Action<'_> {
+    let Cause::Data(access) = fault.cause else {
+        return Action::Forward;
+    };
+    if let Some(host) = host_fault(registry, key, fault.address, access) {
+        return Action::Recover(host);
+    }
+    let Some(arena) = registry.pin_user_view(fault.address) else {
+        return Action::Forward;
+    };
+    match arena.user_offset(fault.address) {
+        Some(offset) => Action::UserTouch { arena, offset },
+        None => Action::Forward,
+    }
+}
+
+fn host_fault(
+    registry: &Registry,
+    key: ThreadKey,
+    address: usize,
+    access: Access,
+) -> Option<HostFault<'_>> {
+    let record = registry.threads.find(key)?;
+    let running = record.innermost()?;
+    let arena = registry.pin(running.arena?)?;
+    let page = WindowPage::of_byte(arena.host_offset(address)?)?;
+    let (program, cpu) = (running.program, running.cpu);
+    Some(HostFault {
+        arena,
+        page,
+        access,
+        program,
+        cpu,
+        record,
+    })
+}
+
+/// The signal action that was installed before ours, in words that a handler can read.
+#[derive(Debug)]
+pub struct SavedAction {
+    /// 0: nothing saved. 1: being changed. 2: saved and installed.
+    phase: AtomicUsize,
+    handler: AtomicUsize,
+    flags: AtomicU64,
+    mask: AtomicU64,
+}
+
+/// A signal action in plain numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ActionWords {
+    /// `SIG_DFL`, `SIG_IGN` or a function's address.
+    pub handler: usize,
+    /// The `SA_*` flags.
+    pub flags: u64,
+    /// Signals to block while it runs.
+    pub mask: u64,
+}
+
+impl SavedAction {
+    #[cfg(not(loom))]
+    pub(crate) const fn new() -> Self {
+        Self {
+            phase: AtomicUsize::new(0),
+            handler: AtomicUsize::new(0),
+            flags: AtomicU64::new(0),
+            mask: AtomicU64::new(0),
+        }
+    }
+
+    /// Begins to install or remove the handler: whether it is installed now, or `None` while
+    /// another thread is at it.
+    #[must_use]
+    pub fn begin_change(&self) -> Option<bool> {
+        // Acquire: pairs with the Release in `end_change`.
+        match self.phase.swap(1, Ordering::Acquire) {
+            0 => Some(false),
+            1 => None,
+            _ => Some(true),
+        }
+    }
+
+    /// Ends what `begin_change` began.
+    pub fn end_change(&self, installed: bool) {
+        // Release: pairs with the Acquire in `begin_change`.
+        self.phase
+            .store(if installed { 2 } else { 0 }, Ordering::Release);
+    }
+
+    /// Saves an action.
+    pub fn save(&self, words: ActionWords) {
+        self.flags.store(words.flags, Ordering::Relaxed);
+        self.mask.store(words.mask, Ordering::Relaxed);
+        // Release: who sees the handler sees its flags and mask; pairs with `load`.
+        self.handler.store(words.handler, Ordering::Release);
+    }
+
+    /// The saved action.
+    #[must_use]
+    pub fn load(&self) -> ActionWords {
+        // Acquire: pairs with the Release in `save`.
+        let handler = self.handler.load(Ordering::Acquire);
+        let flags = self.flags.load(Ordering::Relaxed);
+        ActionWords {
+            handler,
+            flags,
+            mask: self.mask.load(Ordering::Relaxed),
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! The live arenas, as the fault handler finds them: the one global of the project.
+//!
+//! A slot's life, all in one word so that a handler can pin it without a lock:
+//!
+//! ```text
+//! Free ─claim─► Claimed ─publish─► Live ⇄ Live + pins ─retire─► Retiring + pins ─► Free
+//! ```
+//!
+//! A handler reads a slot's other words only while it holds a [`Pin`]; `retire` returns
+//! only when no pin is left, so what a pinned slot points to is alive. A handler never
+//! waits; `retire` waits for handlers, which are short and wait for nobody.
+
+use core::fmt;
+
+use crate::classify::SavedAction;
+use crate::sync::{AtomicPtr, AtomicU32, AtomicUsize, Ordering, const_unless_loom, spin_hint};
+use crate::thread::{Depth, EnterError, Running, ThreadKey, ThreadTable};
+
+/// Arenas that may live at the same time in one process.
+pub const ARENAS_MAX: usize = 256;
+
+const LIVE: u32 = 1 << 31;
+const CLAIMED: u32 = 1 << 30;
+const PINS: u32 = CLAIMED - 1;
+
+/// The registry of this process.
+#[cfg(not(loom))]
+pub static REGISTRY: Registry = Registry::new();
+
+/// One arena among all that this process ever had (until 2^32 were created in one slot).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ArenaId {
+    slot: u16,
+    generation: u32,
+}
+
+impl ArenaId {
+    /// The id as one number; never 0.
+    #[must_use]
+    pub const fn raw(self) -> u64 {
+        ((self.generation as u64) << 32) | (self.slot as u64).saturating_add(1)
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the halves of a packed number"
+    )]
+    pub(crate) const fn from_raw(raw: u64) -> Option<Self> {
+        match (raw as u16).checked_sub(1) {
+            Some(slot) => Some(Self {
+                slot,
+                generation: (raw >> 32) as u32,
+            }),
+            None => None,
+        }
+    }
+}
+
+impl fmt::Debug for ArenaId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ArenaId({}.{})", self.slot, self.generation)
+    }
+}
+
+/// Live arenas, threads that run programs, and the signal action that was there before.
+#[derive(Debug)]
+pub struct Registry {
+    slots: [Slot; ARENAS_MAX],
+    pub(crate) threads: ThreadTable,
+    /// The action that faults of others are forwarded to.
+    pub saved: SavedAction,
+}
+
+/// One arena's place in the registry.
+#[derive(Debug)]
+pub struct Slot {
+    state: AtomicU32,
+    generation: AtomicU32,
+    /// Host address of the arena's 32-bit offset 0.
+    host_start: AtomicUsize,
+    user_start: AtomicUsize,
+    /// Bytes of the user's view in this process; 0 while there is none.
+    user_size: AtomicUsize,
+    /// What the arena's owner wants the handler to give back to it.
+    payload: AtomicPtr<()>,
+}
+
+/// Proof that an arena stays alive: `retire` waits for it.
+#[must_use]
+#[derive(Debug)]
+pub struct Pin<'a> {
+    slot: &'a Slot,
+}
+
+impl Registry {
+    #[cfg(not(loom))]
+    #[expect(clippy::large_stack_frames, reason = "only evaluated for a static")]
+    const fn new() -> Self {
+        Self {
+            slots: [const { Slot::new() }; ARENAS_MAX],
+            threads: ThreadTable::new(),
+            saved: SavedAction::new(),
+        }
+    }
+
+    /// Makes an arena known; `None` if [`ARENAS_MAX`] are alive.
+    pub fn publish(&self, host_start: usize, payload: *mut ()) -> Option<ArenaId> {
+        self.slots.iter().zip(0u16..).find_map(|(slot, number)| {
+            let generation = slot.publish(host_start, payload)?;
+            Some(ArenaId {
+                slot: number,
+                generation,
+            })
+        })
+    }
+
+    /// Makes the user's view of an arena known: `size` bytes at `start` in this process.
+    pub fn set_user_view(&self, id: ArenaId, start: usize, size: usize) {
+        if let Some(slot) = self.slot(id) {
+            slot.user_start.store(start, Ordering::Relaxed);
+            // Release: who sees the size sees the start; pairs with `user_offset`.
+            slot.user_size.store(size, Ordering::Release);
+        }
+    }
+
+    /// Forgets an arena; returns when no handler uses it any more.
+    pub fn retire(&self, id: ArenaId) {
+        if let Some(slot) = self.slot(id) {
+            slot.retire();
+        }
+    }
+
+    /// Pins an arena if it is still alive.
+    pub fn pin(&self, id: ArenaId) -> Option<Pin<'_>> {
+        let pin = self.slot(id)?.pin()?;
+        // The slot may have passed to another arena before it was pinned.
+        (pin.slot.generation.load(Ordering::Relaxed) == id.generation).then_some(pin)
+    }
+
+    /// The arena whose user view holds `address`.
+    pub fn pin_user_view(&self, address: usize) -> Option<Pin<'_>> {
+        self.slots
+            .iter()
+            .filter(|slot| slot.user_offset(address).is_some())
+            .find_map(|slot| {
+                let pin = slot.pin()?;
+                // Asked again under the pin: the slot may have changed hands.
+                slot.user_offset(address).is_some().then_some(pin)
+            })
+    }
+
+    /// Marks a program as running on the thread `key`.
+    pub fn enter(&self, key: ThreadKey, running: Running) -> Result<Depth, EnterError> {
+        self.threads.enter(key, running)
+    }
+
+    /// Ends the program that stands at `depth`, and any that it left behind.
+    pub fn leave(&self, key: ThreadKey, depth: Depth) {
+        self.threads.leave(key, depth);
+    }
+
+    /// Whether any arena is alive.
+    #[must_use]
+    pub fn any_live(&self) -> bool {
+        self.slots
+            .iter()
+            .any(|slot| slot.state.load(Ordering::Acquire) != 0)
+    }
+
+    fn slot(&self, id: ArenaId) -> Option<&Slot> {
+        self.slots.get(usize::from(id.slot))
+    }
+}
+
+impl Slot {
+    const_unless_loom! {
+        /// A free slot.
+        #[must_use]
+        pub fn new() -> Self {
+            Self {
+                state: AtomicU32::new(0),
+                generation: AtomicU32::new(0),
+                host_start: AtomicUsize::new(0),
+                user_start: AtomicUsize::new(0),
+                user_size: AtomicUsize::new(0),
+                payload: AtomicPtr::new(core::ptr::null_mut()),
+            }
+        }
+    }
+
+    /// Takes the slot if it is free; gives the new generation.
+    pub fn publish(&self, host_start: usize, payload: *mut ()) -> Option<u32> {
+        // Acquire: pairs with the Release in `retire` of the slot's last owner.
+        self.state
+            .compare_exchange(0, CLAIMED, Ordering::Acquire, Ordering::Relaxed)
+            .ok()?;
+        let generation = self.generation.load(Ordering::Relaxed).wrapping_add(1);
+        self.generation.store(generation, Ordering::Relaxed);
+        self.user_size.store(0, Ordering::Relaxed);
+        self.host_start.store(host_start, Ordering::Relaxed);
+        self.payload.store(payload, Ordering::Relaxed);
+        // Release: publishes the fields; pairs with the Acquire in `pin`.
+        self.state.store(CLAIMED | LIVE, Ordering::Release);
+        Some(generation)
+    }
+
+    /// Pins the slot if it is live.
+    pub fn pin(&self) -> Option<Pin<'_>> {
+        let mut state = self.state.load(Ordering::Relaxed);
+        loop {
+            if state & LIVE == 0 || state & PINS == PINS {
+                return None;
+            }
+            // Acquire: pairs with the Release in `publish`.
+            match self.state.compare_exchange_weak(
+                state,
+                state.wrapping_add(1),
+                Ordering::Acquire,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return Some(Pin { slot: self }),
+                Err(seen) => state = seen,
+            }
+        }
+    }
+
+    /// Frees a live slot, after the last pin is gone.
+    pub fn retire(&self) {
+        self.state.fetch_and(!LIVE, Ordering::Relaxed);
+        // Acquire: pairs with the Release in `Pin::drop`; the handler's reads are over.
+        while self.state.load(Ordering::Acquire) & PINS != 0 {
+            spin_hint();
+        }
+        self.user_size.store(0, Ordering::Relaxed);
+        // Release: pairs with the Acquire in `publish` of the next owner.
+        self.state.store(0, Ordering::Release);
+    }
+
+    fn user_offset(&self, address: usize) -> Option<usize> {
+        // Acquire: pairs with the Release in `set_user_view`.
+        let size = self.user_size.load(Ordering::Acquire);
+        let offset = address.checked_sub(self.user_start.load(Ordering::Relaxed))?;
+        (offset < size).then_some(offset)
+    }
+}
+
+#[cfg(not(loom))]
+impl Default for Slot {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Pin<'_> {
+    /// What the arena's owner gave to `publish`.
+    #[must_use]
+    pub fn payload(&self) -> *mut () {
+        self.slot.payload.load(Ordering::Relaxed)
+    }
+
+    /// Bytes from the arena's `kern_vm_start` to a host address, if it does not lie below.
+    #[must_use]
+    pub fn host_offset(&self, address: usize) -> Option<u64> {
+        let offset = address.checked_sub(self.slot.host_start.load(Ordering::Relaxed))?;
+        u64::try_from(offset).ok()
+    }
+
+    /// Bytes from the start of the arena's user view to `address`.
+    #[must_use]
+    pub fn user_offset(&self, address: usize) -> Option<u64> {
+        u64::try_from(self.slot.user_offset(address)?).ok()
+    }
+}
+
+impl Drop for Pin<'_> {
+    fn drop(&mut self) {
+        // Release: pairs with the Acquire in `retire`.
+        self.slot.state.fetch_sub(1, Ordering::Release);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    static LOCAL: Registry = Registry::new();
+
+    #[test]
+    fn an_id_of_a_dead_arena_does_not_find_its_successor() {
+        let first = LOCAL.publish(0x1000, core::ptr::null_mut()).unwrap();
+        assert!(LOCAL.pin(first).is_some());
+        LOCAL.retire(first);
+        assert!(LOCAL.pin(first).is_none());
+        let second = LOCAL.publish(0x1000, core::ptr::null_mut()).unwrap();
+        assert!(LOCAL.pin(first).is_none());
+        assert_eq!(ArenaId::from_raw(second.raw()), Some(second));
+        LOCAL.set_user_view(second, 0x5000, 0x1000);
+        assert!(
+            LOCAL
+                .pin_user_view(0x5fff)
+                .is_some_and(|p| p.user_offset(0x5fff) == Some(0xfff))
+        );
+        assert!(LOCAL.pin_user_view(0x6000).is_none());
+        LOCAL.retire(second);
+        assert!(LOCAL.pin_user_view(0x5fff).is_none());
+    }
+}

@@ -1,0 +1,70 @@
+//! Which pages hold scratch, so that the oldest can be taken back.
+//!
+//! Each scratch page costs the process up to two mappings, of which a kernel allows 65,530;
+//! a fault storm must not use them up. Every page that becomes scratch is pushed *after*
+//! its entry is settled; the page that falls out is the caller's to take back. So at any
+//! time at most `N` settled scratch entries exist, plus one per handler at work.
+
+use harena_abi::PageIndex;
+
+use crate::geometry::WindowPage;
+use crate::sync::{AtomicU32, Ordering};
+
+/// The last `N` pages that became scratch.
+#[derive(Debug)]
+pub struct ScratchRing<const N: usize> {
+    next: AtomicU32,
+    /// Page number plus one; 0 is an unused slot.
+    pages: [AtomicU32; N],
+}
+
+impl<const N: usize> ScratchRing<N> {
+    const MASK: u32 = {
+        assert!(N.is_power_of_two());
+        assert!(N < PageIndex::COUNT as usize);
+        !(u32::MAX << N.trailing_zeros())
+    };
+
+    /// A ring that holds no page.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            next: AtomicU32::new(0),
+            pages: [(); N].map(|()| AtomicU32::new(0)),
+        }
+    }
+
+    /// Remembers `page`; gives the page that it displaced, which may have been allocated,
+    /// cleared or pushed again since.
+    pub fn push(&self, page: WindowPage) -> Option<WindowPage> {
+        // Relaxed: a ticket; the counter wraps, and N divides 2^32.
+        let slot = self.next.fetch_add(1, Ordering::Relaxed) & Self::MASK;
+        let slot = self.pages.get(usize::try_from(slot).ok()?)?;
+        // AcqRel: who gets a page out sees its entry as it was when the page went in.
+        let old = slot.swap(page.raw().saturating_add(1), Ordering::AcqRel);
+        WindowPage::new(old.checked_sub(1)?)
+    }
+}
+
+impl<const N: usize> Default for ScratchRing<N> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_page_falls_out() {
+        let ring = ScratchRing::<4>::new();
+        let page = |n| WindowPage::new(n).unwrap();
+        for n in 0..4 {
+            assert_eq!(ring.push(page(n)), None);
+        }
+        for n in 4..20 {
+            assert_eq!(ring.push(page(n)), Some(page(n - 4)));
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! Which program runs on which thread, innermost first.
+//!
+//! The fault handler asks this before anything else, so it must be readable at any
+//! instruction of any thread: no lock, no allocation, and no thread-local variable (in a
+//! library that is loaded late, the first access to one may allocate). A thread is
+//! known by its [`ThreadKey`], which the caller derives from the thread pointer. A record
+//! is claimed by a thread's outermost program and given back when that ends, so keys of
+//! dead threads do not pile up.
+//!
+//! Only the owner of a record writes it, and only the owner (perhaps from its own signal
+//! handler) reads it; the key is the only word that several threads race for.
+
+use core::num::NonZeroUsize;
+
+use harena_abi::Cpu;
+
+use crate::registry::ArenaId;
+use crate::report::ProgramTag;
+use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering, const_unless_loom};
+
+/// Threads that may run programs at the same time.
+pub const THREADS_MAX: usize = 256;
+/// Programs that may be nested on one thread.
+pub const DEPTH_MAX: usize = 16;
+
+/// A number that no other living thread has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ThreadKey(NonZeroUsize);
+
+impl ThreadKey {
+    /// Wraps a number that is unique among living threads.
+    #[must_use]
+    pub const fn new(raw: NonZeroUsize) -> Self {
+        Self(raw)
+    }
+
+    /// The number.
+    #[must_use]
+    pub const fn raw(self) -> usize {
+        self.0.get()
+    }
+}
+
+/// A program that runs on a thread.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Running {
+    /// What the program's owner calls it; reports carry the tag.
+    pub program: ProgramTag,
+    /// The arena that the program uses.
+    pub arena: Option<ArenaId>,
+    /// The CPU that it runs on.
+    pub cpu: Cpu,
+}
+
+/// Why a program could not be entered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EnterError {
+    /// [`THREADS_MAX`] other threads run programs.
+    TooManyThreads,
+    /// [`DEPTH_MAX`] programs run on this thread.
+    TooDeep,
+}
+
+/// Where in its thread's stack of programs a program stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Depth(u32);
+
+#[derive(Debug)]
+pub(crate) struct ThreadTable {
+    records: [Record; THREADS_MAX],
+}
+
+#[derive(Debug)]
+pub(crate) struct Record {
+    key: AtomicUsize,
+    depth: AtomicU32,
+    /// Faults in a row that found their page mapped already.
+    spurious: AtomicU32,
+    frames: [Frame; DEPTH_MAX],
+}
+
+#[derive(Debug)]
+struct Frame {
+    arena: AtomicU64,
+    program: AtomicU32,
+    cpu: AtomicU32,
+}
+
+impl ThreadTable {
+    #[cfg(not(loom))]
+    #[expect(clippy::large_stack_frames, reason = "only evaluated for a static")]
+    pub(crate) const fn new() -> Self {
+        Self {
+            records: [const { Record::new() }; THREADS_MAX],
+        }
+    }
+
+    pub(crate) fn enter(&self, key: ThreadKey, running: Running) -> Result<Depth, EnterError> {
+        let record = match self.find(key) {
+            Some(record) => record,
+            None => self.claim(key)?,
+        };
+        record.push(running)
+    }
+
+    pub(crate) fn leave(&self, key: ThreadKey, depth: Depth) {
+        if let Some(record) = self.find(key) {
+            record.truncate(depth);
+        }
+    }
+
+    /// The record of a thread that runs a program.
+    pub(crate) fn find(&self, key: ThreadKey) -> Option<&Record> {
+        // Relaxed: a thread finds its own key, which it wrote itself.
+        self.from(key)
+            .find(|record| record.key.load(Ordering::Relaxed) == key.raw())
+    }
+
+    fn claim(&self, key: ThreadKey) -> Result<&Record, EnterError> {
+        self.from(key)
+            .find(|record| {
+                // Acquire: pairs with the Release of the thread that gave the record back.
+                let taken =
+                    record
+                        .key
+                        .compare_exchange(0, key.raw(), Ordering::Acquire, Ordering::Relaxed);
+                taken.is_ok()
+            })
+            .ok_or(EnterError::TooManyThreads)
+    }
+
+    /// All records, beginning where this key would like to be.
+    fn from(&self, key: ThreadKey) -> impl Iterator<Item = &Record> {
+        const SHIFT: u32 = usize::BITS - THREADS_MAX.trailing_zeros();
+        const GOLDEN: usize = usize::MAX / 1000 * 618;
+        const _: () = assert!(THREADS_MAX.is_power_of_two());
+        // Multiplicative hashing: thread pointers differ in their middle bits.
+        let home = key.raw().wrapping_mul(GOLDEN | 1) >> SHIFT;
+        let (before, after) = self.records.split_at(home.min(THREADS_MAX));
+        after.iter().chain(before)
+    }
+}
+
+impl Record {
+    const_unless_loom! {
+        fn new() -> Self {
+            Self {
+                key: AtomicUsize::new(0),
+                depth: AtomicU32::new(0),
+                spurious: AtomicU32::new(0),
+                frames: [const { Frame::new() }; DEPTH_MAX],
+            }
+        }
+    }
+
+    fn push(&self, running: Running) -> Result<Depth, EnterError> {
+        let depth = self.depth.load(Ordering::Relaxed);
+        let index = usize::try_from(depth).unwrap_or(DEPTH_MAX);
+        let frame = self.frames.get(index).ok_or(EnterError::TooDeep)?;
+        let arena = running.arena.map_or(0, ArenaId::raw);
+        frame.arena.store(arena, Ordering::Relaxed);
+        frame
+            .program
+            .store(running.program.raw(), Ordering::Relaxed);
+        frame.cpu.store(running.cpu.raw(), Ordering::Relaxed);
+        // Release: a handler on this thread that sees the depth sees the frame; pairs with
+        // the Acquire in `innermost`.
+        self.depth.store(depth.saturating_add(1), Ordering::Release);
+        Ok(Depth(depth))
+    }
+
+    fn truncate(&self, depth: Depth) {
+        self.depth.store(depth.0, Ordering::Release);
+        if depth.0 == 0 {
+            self.spurious.store(0, Ordering::Relaxed);
+            // Release: the record is clean for its next owner; pairs with `claim`.
+            self.key.store(0, Ordering::Release);
+        }
+    }
+
+    /// The program that runs now.
+    pub(crate) fn innermost(&self) -> Option<Running> {
+        // Acquire: pairs with the Release in `push` (same thread, perhaps in a handler).
+        let depth = self.depth.load(Ordering::Acquire);
+        let frame = self
+            .frames
+            .get(usize::try_from(depth.checked_sub(1)?).ok()?)?;
+        Some(Running {
+            program: ProgramTag::new(frame.program.load(Ordering::Relaxed)),
+            arena: ArenaId::from_raw(frame.arena.load(Ordering::Relaxed)),
+            cpu: Cpu::new(frame.cpu.load(Ordering::Relaxed)),
+        })
+    }
+
+    pub(crate) fn count_spurious(&self) -> u32 {
+        self.spurious
+            .fetch_add(1, Ordering::Relaxed)
+            .saturating_add(1)
+    }
+
+    pub(crate) fn clear_spurious(&self) {
+        self.spurious.store(0, Ordering::Relaxed);
+    }
+}
+
+impl Frame {
+    const_unless_loom! {
+        fn new() -> Self {
+            Self { arena: AtomicU64::new(0), program: AtomicU32::new(0), cpu: AtomicU32::new(0) }
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    static TABLE: ThreadTable = ThreadTable::new();
+
+    fn key(raw: usize) -> ThreadKey {
+        ThreadKey::new(NonZeroUsize::new(raw).expect("not 0"))
+    }
+
+    fn running(tag: u32) -> Running {
+        Running {
+            program: ProgramTag::new(tag),
+            arena: None,
+            cpu: Cpu::new(3),
+        }
+    }
+
+    #[test]
+    fn the_innermost_program_is_seen_until_the_record_is_given_back() {
+        let me = key(0x7000);
+        assert!(TABLE.find(me).is_none());
+        let outer = TABLE.enter(me, running(1)).unwrap();
+        let inner = TABLE.enter(me, running(2)).unwrap();
+        assert_eq!(TABLE.find(me).unwrap().innermost(), Some(running(2)));
+        TABLE.leave(me, inner);
+        assert_eq!(TABLE.find(me).unwrap().innermost(), Some(running(1)));
+        TABLE.leave(me, outer);
+        assert!(TABLE.find(me).is_none());
+    }
+
+    #[test]
+    fn depth_and_threads_have_limits() {
+        static FULL: ThreadTable = ThreadTable::new();
+        for n in 1..=THREADS_MAX {
+            FULL.enter(key(n * 0x1000), running(0)).unwrap();
+        }
+        assert_eq!(
+            FULL.enter(key(1), running(0)),
+            Err(EnterError::TooManyThreads)
+        );
+        for _ in 1..DEPTH_MAX {
+            FULL.enter(key(0x1000), running(0)).unwrap();
+        }
+        assert_eq!(
+            FULL.enter(key(0x1000), running(0)),
+            Err(EnterError::TooDeep)
+        );
+    }
+}
