@@ -13,4 +13,21 @@
     deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)
 )]
 
+pub mod btf;
 pub mod isa;
+mod kernel;
+mod lines;
+mod linked;
+mod map;
+mod section;
+
+pub use kernel::{KFUNC_ADDRESS_BASE, KconfigValue, KernelSymbols, KfuncRef, KsymVar};
+pub use lines::{LineTable, SourceLine};
+pub use linked::{
+    FuncInfo, FuncParam, LinkedGlobal, LinkedMap, LinkedObject, LinkedProgram, StructOps,
+    StructOpsMember,
+};
+pub use map::{
+    Contents, InitialSlot, MapIndex, MapOrigin, MapType, ProgramIndex, SpecialField, SpecialKind,
+};
+pub use section::ProgType;
