@@ -16,18 +16,24 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::float_arithmetic)]
 
+mod core;
 mod event;
 mod image;
+mod kfunc;
 mod machine;
 mod ops;
 mod topology;
+mod types;
 
+pub use crate::core::Core;
 pub use event::Event;
 pub use image::{Image, MaskKind, PlainImage, TaskSpec};
 pub use machine::{Alarm, Cost, Machine};
-pub use ops::{CgroupRef, Cx, ExitInfo, ExitTask, Form, InitTask, Op, OpsConfig, SchedOps};
+pub use ops::{
+    CgroupRef, Cx, DumpCtx, Env, ExitInfo, ExitTask, Form, InitTask, Op, OpsConfig, SchedOps,
+};
 pub use topology::{CpuSet, CpuTopology, Topology};
-
-/// The state machine.
-#[derive(Debug)]
-pub struct Core {}
+pub use types::{
+    CidMap, CidTopo, Class, CoreConfig, EnableError, EventStats, Insert, IterId, Leave, Switched,
+    TaskState, TaskView,
+};

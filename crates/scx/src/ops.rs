@@ -3,7 +3,7 @@
 //! CPUs are `Cpu` here in both forms. A cid-form scheduler's adapter translates at its
 //! own edge (`Core::cids`), as the kernel's two helpers do.
 
-use harena_abi::{Cpu, Errno, Tid};
+use harena_abi::{Cpu, Errno, SimTime, Tid};
 
 use crate::{Core, CpuSet, Machine};
 
@@ -91,6 +91,36 @@ pub struct OpsConfig {
     pub has: std::collections::BTreeSet<Op>,
 }
 
+/// What an event of the core needs beside the core: the attached scheduler, and the machine.
+///
+/// Also what a kfunc needs that may run another callback; inside a callback it is made
+/// with [`Cx::with`].
+pub struct Env<'a> {
+    /// The scheduler. Ignored while none is attached.
+    pub ops: &'a mut dyn SchedOps,
+    /// The machine.
+    pub machine: &'a mut dyn Machine,
+}
+
+impl std::fmt::Debug for Env<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Env").finish_non_exhaustive()
+    }
+}
+
+impl Cx<'_> {
+    /// The core, and the environment for a kfunc that may call back into `ops`.
+    pub fn with<'b>(&'b mut self, ops: &'b mut dyn SchedOps) -> (&'b mut Core, Env<'b>) {
+        (
+            self.core,
+            Env {
+                ops,
+                machine: self.machine,
+            },
+        )
+    }
+}
+
 /// What a callback may use: the core it was called from, and the machine.
 pub struct Cx<'a> {
     /// The core; kfuncs are its `kf_*` methods.
@@ -107,7 +137,8 @@ impl std::fmt::Debug for Cx<'_> {
     }
 }
 
-/// A scheduler. Absent callbacks (`OpsConfig::has`) are never called.
+/// A scheduler. Absent callbacks (`OpsConfig::has`) are never called, so their default
+/// bodies here only spare a Rust scheduler from spelling them out.
 ///
 /// Callbacks run inside the core: they may call its kfuncs through `cx`, and such a
 /// kfunc may call another callback (`dequeue` while `dispatch` moves a task).
@@ -117,10 +148,15 @@ pub trait SchedOps {
 
     /// Called when the cid tables are published and before `init`: the moment at which
     /// the kernel sets up the arena pool and the per-CPU cmasks.
-    fn prepare(&mut self, cx: &mut Cx<'_>) -> Result<(), Errno>;
+    fn prepare(&mut self, cx: &mut Cx<'_>) -> Result<(), Errno> {
+        let _ = cx;
+        Ok(())
+    }
 
     /// The counterpart of `prepare`, after `exit`. Always called once if `prepare` was.
-    fn release(&mut self, cx: &mut Cx<'_>);
+    fn release(&mut self, cx: &mut Cx<'_>) {
+        let _ = cx;
+    }
 
     /// `ops.select_cpu`; `Err` carries a number that is no CPU, as the scheduler gave it.
     fn select_cpu(
@@ -129,53 +165,114 @@ pub trait SchedOps {
         p: Tid,
         prev: Cpu,
         wake_flags: u64,
-    ) -> Result<Cpu, i32>;
+    ) -> Result<Cpu, i32> {
+        let _ = (cx, p, wake_flags);
+        Ok(prev)
+    }
     /// `ops.enqueue`.
-    fn enqueue(&mut self, cx: &mut Cx<'_>, p: Tid, enq_flags: u64);
+    fn enqueue(&mut self, cx: &mut Cx<'_>, p: Tid, enq_flags: u64) {
+        let _ = (cx, p, enq_flags);
+    }
     /// `ops.dequeue`.
-    fn dequeue(&mut self, cx: &mut Cx<'_>, p: Tid, deq_flags: u64);
+    fn dequeue(&mut self, cx: &mut Cx<'_>, p: Tid, deq_flags: u64) {
+        let _ = (cx, p, deq_flags);
+    }
     /// `ops.dispatch`.
-    fn dispatch(&mut self, cx: &mut Cx<'_>, cpu: Cpu, prev: Option<Tid>);
+    fn dispatch(&mut self, cx: &mut Cx<'_>, cpu: Cpu, prev: Option<Tid>) {
+        let _ = (cx, cpu, prev);
+    }
     /// `ops.tick`.
-    fn tick(&mut self, cx: &mut Cx<'_>, p: Tid);
+    fn tick(&mut self, cx: &mut Cx<'_>, p: Tid) {
+        let _ = (cx, p);
+    }
     /// `ops.runnable`.
-    fn runnable(&mut self, cx: &mut Cx<'_>, p: Tid, enq_flags: u64);
+    fn runnable(&mut self, cx: &mut Cx<'_>, p: Tid, enq_flags: u64) {
+        let _ = (cx, p, enq_flags);
+    }
     /// `ops.running`.
-    fn running(&mut self, cx: &mut Cx<'_>, p: Tid);
+    fn running(&mut self, cx: &mut Cx<'_>, p: Tid) {
+        let _ = (cx, p);
+    }
     /// `ops.stopping`.
-    fn stopping(&mut self, cx: &mut Cx<'_>, p: Tid, runnable: bool);
+    fn stopping(&mut self, cx: &mut Cx<'_>, p: Tid, runnable: bool) {
+        let _ = (cx, p, runnable);
+    }
     /// `ops.quiescent`.
-    fn quiescent(&mut self, cx: &mut Cx<'_>, p: Tid, deq_flags: u64);
+    fn quiescent(&mut self, cx: &mut Cx<'_>, p: Tid, deq_flags: u64) {
+        let _ = (cx, p, deq_flags);
+    }
     /// `ops.yield`; `to` is `None` for `sched_yield()`.
-    fn yield_to(&mut self, cx: &mut Cx<'_>, from: Tid, to: Option<Tid>) -> bool;
+    fn yield_to(&mut self, cx: &mut Cx<'_>, from: Tid, to: Option<Tid>) -> bool {
+        let _ = (cx, from, to);
+        false
+    }
     /// `ops.set_weight`.
-    fn set_weight(&mut self, cx: &mut Cx<'_>, p: Tid, weight: u32);
+    fn set_weight(&mut self, cx: &mut Cx<'_>, p: Tid, weight: u32) {
+        let _ = (cx, p, weight);
+    }
     /// `ops.set_cpumask` or `ops.set_cmask`.
-    fn set_cpumask(&mut self, cx: &mut Cx<'_>, p: Tid, allowed: &CpuSet);
+    fn set_cpumask(&mut self, cx: &mut Cx<'_>, p: Tid, allowed: &CpuSet) {
+        let _ = (cx, p, allowed);
+    }
     /// `ops.update_idle`.
-    fn update_idle(&mut self, cx: &mut Cx<'_>, cpu: Cpu, idle: bool);
+    fn update_idle(&mut self, cx: &mut Cx<'_>, cpu: Cpu, idle: bool) {
+        let _ = (cx, cpu, idle);
+    }
     /// `ops.init_task`: 0 or the callback's raw return value.
-    fn init_task(&mut self, cx: &mut Cx<'_>, p: Tid, args: InitTask) -> i32;
+    fn init_task(&mut self, cx: &mut Cx<'_>, p: Tid, args: InitTask) -> i32 {
+        let _ = (cx, p, args);
+        0
+    }
     /// `ops.exit_task`.
-    fn exit_task(&mut self, cx: &mut Cx<'_>, p: Tid, args: ExitTask);
+    fn exit_task(&mut self, cx: &mut Cx<'_>, p: Tid, args: ExitTask) {
+        let _ = (cx, p, args);
+    }
     /// `ops.enable`.
-    fn enable(&mut self, cx: &mut Cx<'_>, p: Tid);
+    fn enable(&mut self, cx: &mut Cx<'_>, p: Tid) {
+        let _ = (cx, p);
+    }
     /// `ops.disable`.
-    fn disable(&mut self, cx: &mut Cx<'_>, p: Tid);
+    fn disable(&mut self, cx: &mut Cx<'_>, p: Tid) {
+        let _ = (cx, p);
+    }
     /// `ops.init_cids`: 0 or the callback's raw return value.
-    fn init_cids(&mut self, cx: &mut Cx<'_>) -> i32;
+    fn init_cids(&mut self, cx: &mut Cx<'_>) -> i32 {
+        let _ = cx;
+        0
+    }
     /// `ops.init`: 0 or the callback's raw return value.
-    fn init(&mut self, cx: &mut Cx<'_>) -> i32;
+    fn init(&mut self, cx: &mut Cx<'_>) -> i32 {
+        let _ = cx;
+        0
+    }
     /// `ops.exit`.
-    fn exit(&mut self, cx: &mut Cx<'_>, info: &ExitInfo);
+    fn exit(&mut self, cx: &mut Cx<'_>, info: &ExitInfo) {
+        let _ = (cx, info);
+    }
     /// `ops.dump`: start of a debug dump; text goes through `Core::kf_dump`.
-    fn dump(&mut self, cx: &mut Cx<'_>);
+    fn dump(&mut self, cx: &mut Cx<'_>, ctx: &DumpCtx) {
+        let _ = (cx, ctx);
+    }
     /// `ops.dump_cpu` or `ops.dump_cid`.
-    fn dump_cpu(&mut self, cx: &mut Cx<'_>, cpu: Cpu, idle: bool);
+    fn dump_cpu(&mut self, cx: &mut Cx<'_>, ctx: &DumpCtx, cpu: Cpu, idle: bool) {
+        let _ = (cx, ctx, cpu, idle);
+    }
     /// `ops.dump_task`.
-    fn dump_task(&mut self, cx: &mut Cx<'_>, p: Tid);
+    fn dump_task(&mut self, cx: &mut Cx<'_>, ctx: &DumpCtx, p: Tid) {
+        let _ = (cx, ctx, p);
+    }
+    /// `ops.cpu_acquire`: the CPU is back from a higher class.
+    fn cpu_acquire(&mut self, cx: &mut Cx<'_>, cpu: Cpu) {
+        let _ = (cx, cpu);
+    }
+    /// `ops.cpu_release`: a higher class takes the CPU; `reason` is `SCX_CPU_PREEMPT_*`.
+    fn cpu_release(&mut self, cx: &mut Cx<'_>, cpu: Cpu, reason: u32, next: Option<Tid>) {
+        let _ = (cx, cpu, reason, next);
+    }
     /// A timer of the scheduler's own fired (`Machine::timer_arm`).
-    fn timer(&mut self, cx: &mut Cx<'_>, key: u64);
+    fn timer(&mut self, cx: &mut Cx<'_>, key: u64) {
+        let _ = (cx, key);
+    }
 }
 
 /// `struct scx_init_task_args`.
@@ -192,6 +289,21 @@ pub struct InitTask {
 pub struct ExitTask {
     /// Whether the task never ran because its fork failed.
     pub cancelled: bool,
+}
+
+/// `struct scx_dump_ctx`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DumpCtx {
+    /// `SCX_EXIT_*`.
+    pub kind: u32,
+    /// The exit code.
+    pub exit_code: i64,
+    /// The kernel's text for `kind`.
+    pub reason: &'static str,
+    /// When the dump was taken.
+    pub at: SimTime,
+    /// The same in jiffies.
+    pub at_jiffies: u64,
 }
 
 /// A cgroup by id; 1 is the root.
