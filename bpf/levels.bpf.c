@@ -106,6 +106,7 @@ static struct task_ctx __arena *ctx_of(struct task_struct *p)
 {
 	struct task_slot *slot = bpf_task_storage_get(&task_slots, p, NULL, 0);
 
+	use_arena(arena);
 	return slot ? slot->ctx : NULL;
 }
 

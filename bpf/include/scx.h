@@ -127,3 +127,6 @@ struct user_exit_info {
 		__uint(max_entries, pages);                                                        \
 		__ulong(map_extra, ARENA_USER_BASE);                                               \
 	} name SEC(".maps")
+
+// A program belongs to an arena if it names its map. One that only follows pointers says so here.
+#define use_arena(name) asm volatile("" : : "r"(&name))
