@@ -1,0 +1,96 @@
+//! What was typed, and nothing about what it means: that is `plan`'s part.
+//!
+//! Help, usage errors and their exit code all come from these definitions.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use harena_abi::Nanos;
+
+use crate::{duration, status};
+
+/// Runs sched_ext schedulers that are compiled to BPF, on a simulated machine.
+#[derive(Debug, Parser)]
+#[command(name = "harena", version, after_help = status::HELP)]
+pub(crate) struct LowArgs {
+    #[command(subcommand)]
+    pub(crate) command: LowCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LowCommand {
+    Run(RunArgs),
+    Inspect(InspectArgs),
+}
+
+/// Run a scheduler on a simulated machine under a workload, and report what it did.
+///
+/// Without OBJECT and options, harena's own arena scheduler `levels` runs a mixed workload
+/// on 8 CPUs. Equal commands give equal digests.
+#[derive(Debug, Args)]
+#[command(after_help = status::HELP)]
+pub(crate) struct RunArgs {
+    /// Compiled scheduler (`.bpf.o`) [default: the embedded `levels`]
+    pub(crate) object: Option<PathBuf>,
+
+    /// Workload file in the rt-app JSON grammar [default: an embedded mix]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) workload: Option<PathBuf>,
+
+    /// Machine as nodes, LLCs per node, cores per LLC and threads per core, such as 2n4l8c2t
+    /// or 8c, or a file that lists its CPUs
+    #[arg(short, long, default_value = "8c")]
+    pub(crate) topology: String,
+
+    /// Simulated time, such as 500ms or 2m30s [default: the workload's own, or else 10s]
+    #[arg(short, long, value_parser = duration::parse)]
+    pub(crate) duration: Option<Nanos>,
+
+    /// Number that all chance is drawn from
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+
+    /// Set a global variable or an `ops` member before the run; may be repeated
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    pub(crate) settings: Vec<String>,
+
+    /// How to print the report
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(crate) format: Format,
+
+    /// Print no report and no progress: only the exit code and the line about a failure
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+/// List what an object holds and needs, and what of it is unsupported and why.
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// Compiled object (`.bpf.o`) [default: the embedded `levels`]
+    pub(crate) object: Option<PathBuf>,
+
+    /// How to print the list
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(crate) format: Format,
+}
+
+/// For whom the output is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::LowArgs;
+
+    #[test]
+    fn definitions_are_consistent() {
+        LowArgs::command().debug_assert();
+    }
+}
