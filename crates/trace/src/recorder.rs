@@ -1,0 +1,208 @@
+//! Where records go: digest, counts, and a sink if there is one.
+//!
+//! The digest hashes a tagged stream: the schema version, then per item one tag byte and
+//! its bytes. Texts (task names, exit messages) are items of their own, with a length, so
+//! that no two different streams hash the same bytes.
+
+use std::fmt;
+
+use harena_abi::Tid;
+use twox_hash::xxhash3_128::Hasher;
+
+use crate::record::{RECORD_SIZE, Record, SCHEMA_VERSION, What};
+use crate::sink::Sink;
+
+/// Bytes hashed at once: 64 records with their tags.
+const BATCH_SIZE: usize = 64 * (1 + RECORD_SIZE);
+
+const TAG_RECORD: u8 = 0;
+const TAG_TASK: u8 = 1;
+const TAG_TEXT: u8 = 2;
+
+/// XXH3-128 over a whole run.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Digest(pub u128);
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Digest({self})")
+    }
+}
+
+/// How many records of each kind were seen.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Counts {
+    by_kind: [u64; What::KINDS],
+}
+
+impl Counts {
+    /// All records.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.by_kind.iter().sum()
+    }
+
+    /// Name and count of each kind.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        What::NAMES.into_iter().zip(self.by_kind.iter().copied())
+    }
+}
+
+/// Takes every record of one run.
+pub struct Recorder {
+    hasher: Hasher,
+    batch: Vec<u8>,
+    counts: Counts,
+    sink: Option<Box<dyn Sink + Send>>,
+}
+
+impl fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recorder")
+            .field("counts", &self.counts)
+            .field("sink", &self.sink.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Recorder {
+    /// A recorder that also passes everything on to `sink`.
+    #[must_use]
+    pub fn new(sink: Option<Box<dyn Sink + Send>>) -> Self {
+        let mut hasher = Hasher::new();
+        hasher.write(&SCHEMA_VERSION.to_le_bytes());
+        Self {
+            hasher,
+            batch: Vec::with_capacity(BATCH_SIZE),
+            counts: Counts::default(),
+            sink,
+        }
+    }
+
+    /// Names a task; comes before the first record that mentions it.
+    pub fn task(&mut self, task: Tid, comm: &str, group: &str) {
+        flush(&mut self.hasher, &mut self.batch);
+        self.hasher.write(&[TAG_TASK]);
+        self.hasher.write(&task.raw().to_le_bytes());
+        hash_text(&mut self.hasher, comm);
+        hash_text(&mut self.hasher, group);
+        if let Some(sink) = &mut self.sink {
+            sink.task(task, comm, group);
+        }
+    }
+
+    /// A text that belongs to the record before it, such as an exit message.
+    pub fn text(&mut self, text: &str) {
+        flush(&mut self.hasher, &mut self.batch);
+        self.hasher.write(&[TAG_TEXT]);
+        hash_text(&mut self.hasher, text);
+        if let Some(sink) = &mut self.sink {
+            sink.text(text);
+        }
+    }
+
+    /// Takes one record.
+    pub fn record(&mut self, record: &Record) {
+        self.counts.by_kind[usize::from(record.what.kind())] += 1;
+        self.batch.push(TAG_RECORD);
+        self.batch.extend_from_slice(&record.encode());
+        if self.batch.len() == BATCH_SIZE {
+            flush(&mut self.hasher, &mut self.batch);
+        }
+        if let Some(sink) = &mut self.sink {
+            sink.record(record);
+        }
+    }
+
+    /// What was counted so far.
+    #[must_use]
+    pub const fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// The digest over everything so far.
+    #[must_use]
+    pub fn digest(&mut self) -> Digest {
+        flush(&mut self.hasher, &mut self.batch);
+        Digest(self.hasher.finish_128())
+    }
+
+    /// Gives the sink back.
+    pub fn take_sink(&mut self) -> Option<Box<dyn Sink + Send>> {
+        self.sink.take()
+    }
+}
+
+fn flush(hasher: &mut Hasher, batch: &mut Vec<u8>) {
+    hasher.write(batch);
+    batch.clear();
+}
+
+fn hash_text(hasher: &mut Hasher, text: &str) {
+    hasher.write(&(text.len() as u64).to_le_bytes());
+    hasher.write(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use harena_abi::{Cpu, SimTime};
+
+    use super::*;
+    use crate::sink::MemorySink;
+
+    fn tick(ns: u64) -> Record {
+        Record {
+            time: SimTime::from_ns(ns),
+            cpu: Cpu::new(0),
+            what: What::Tick,
+        }
+    }
+
+    #[test]
+    fn the_digest_depends_on_content_and_order_but_not_on_sink_or_reading() {
+        let digest = |records: &[u64], peek: bool, sink: bool| {
+            let sink: Option<Box<dyn Sink + Send>> =
+                sink.then(|| Box::new(MemorySink::default()) as Box<dyn Sink + Send>);
+            let mut r = Recorder::new(sink);
+            for &ns in records {
+                r.record(&tick(ns));
+                if peek {
+                    let _seen = r.digest();
+                }
+            }
+            r.digest()
+        };
+        let many: Vec<u64> = (0..200).collect();
+        assert_eq!(digest(&many, false, false), digest(&many, true, true));
+        assert_ne!(digest(&[1, 2], false, false), digest(&[2, 1], false, false));
+        assert_ne!(digest(&[1], false, false), digest(&[1, 1], false, false));
+    }
+
+    #[test]
+    fn names_and_texts_are_part_of_the_digest() {
+        let digest = |comm: &str, group: &str, text: &str| {
+            let mut r = Recorder::new(None);
+            r.task(Tid::new(1), comm, group);
+            r.text(text);
+            r.digest()
+        };
+        assert_ne!(digest("ab", "c", "x"), digest("a", "bc", "x"));
+        assert_ne!(digest("a", "b", "x"), digest("a", "b", "y"));
+    }
+
+    #[test]
+    fn the_hash_is_xxh3_128_of_the_documented_stream() {
+        let mut r = Recorder::new(None);
+        r.record(&tick(7));
+        let mut stream = SCHEMA_VERSION.to_le_bytes().to_vec();
+        stream.push(TAG_RECORD);
+        stream.extend_from_slice(&tick(7).encode());
+        assert_eq!(r.digest(), Digest(Hasher::oneshot(&stream)));
+    }
+}
