@@ -36,7 +36,7 @@ pub struct Results {
     pub callbacks: Counts,
     /// Use of the arena; all zero if the scheduler has none.
     pub arena: ArenaUse,
-    /// What programs and kfuncs did that they should not have, oldest first.
+    /// What programs and kfuncs did that they should not have, by first occurrence.
     pub violations: Vec<Violation>,
 }
 
@@ -172,16 +172,19 @@ pub struct ArenaUse {
 pub struct Violation {
     /// The program that was running.
     pub program: String,
-    /// What happened, in the kernel's words where it has any.
-    pub message: String,
-    /// The address concerned.
-    pub address: Option<u64>,
+    /// The function in it.
+    pub function: String,
+    /// `arena` (the program touched an empty page), `host` (a kfunc did, through the
+    /// program's pointer) or `wild` (the pointer leads to no memory of the scheduler's).
+    pub kind: String,
+    /// `READ` or `WRITE`.
+    pub access: String,
+    /// The address, the first time.
+    pub address: u64,
     /// Index of the instruction in the program.
-    pub insn: Option<u64>,
-    /// Where that instruction comes from.
+    pub insn: u64,
+    /// Where that instruction comes from, if the object says so.
     pub source: Option<SourceLine>,
-    /// When it happened first, in simulated time.
-    pub at_ns: u64,
     /// How often it happened.
     pub count: u64,
 }

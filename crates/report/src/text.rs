@@ -240,20 +240,22 @@ impl Results {
 }
 
 fn write_violation(out: &mut String, v: &Violation) -> fmt::Result {
-    write!(
+    let what = match v.kind.as_str() {
+        "arena" => "of an empty arena page",
+        "host" => "of an empty arena page by a kfunc",
+        "wild" => "through a wild pointer",
+        other => &escape(other),
+    };
+    writeln!(
         out,
-        "  {} x  {}: {}",
+        "  {} x  {} {what}, address {:#x}, in {} (program {}, insn {})",
         units::count(v.count),
+        escape(&v.access),
+        v.address,
+        escape(&v.function),
         escape(&v.program),
-        escape(&v.message)
+        v.insn,
     )?;
-    if let Some(address) = v.address {
-        write!(out, ", address {address:#x}")?;
-    }
-    if let Some(insn) = v.insn {
-        write!(out, ", insn {insn}")?;
-    }
-    writeln!(out, ", first after {}", units::seconds(v.at_ns))?;
     if let Some(source) = &v.source {
         write!(out, "       {}:{}", escape(&source.file), source.line)?;
         if !source.text.is_empty() {

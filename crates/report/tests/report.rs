@@ -140,15 +140,16 @@ fn hostile() -> Results {
     r.arena.faults_recovered = 9;
     r.violations = vec![Violation {
         program: evil.to_owned(),
-        message: "arena write to an empty page".to_owned(),
-        address: Some(0x1_0000_7008),
-        insn: Some(17),
+        function: evil.to_owned(),
+        kind: "arena".to_owned(),
+        access: "WRITE".to_owned(),
+        address: 0x1_0000_7008,
+        insn: 17,
         source: Some(SourceLine {
             file: evil.to_owned(),
             line: 33,
             text: format!("\t{evil}"),
         }),
-        at_ns: 1_000_000,
         count: 9,
     }];
     r
