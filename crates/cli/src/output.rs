@@ -5,6 +5,8 @@
 
 use std::io::{self, ErrorKind, Write};
 
+use harena_report::escape;
+
 /// Writes `text` to standard output.
 pub(crate) fn print(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
@@ -15,10 +17,10 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
     )
 }
 
-/// Writes the one line about a failure to standard error. If that fails there is nobody
-/// left to tell, and the exit code still says it.
+/// Writes one line to standard error, escaped: names in it may come from foreign files.
+/// If that fails there is nobody left to tell, and the exit code still says it.
 pub(crate) fn complain(line: &str) {
-    let _unheard = writeln!(io::stderr().lock(), "harena: {line}");
+    let _unheard = writeln!(io::stderr().lock(), "harena: {}", escape(line));
 }
 
 fn unless_closed(result: io::Result<()>) -> io::Result<()> {

@@ -9,6 +9,8 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use harena_abi::Nanos;
+use harena_scx::Topology;
+use harena_sim::Workload;
 
 use crate::args::{Format, InspectArgs, RunArgs};
 
@@ -112,12 +114,12 @@ fn integer(text: &str) -> Option<i128> {
 pub(crate) struct RunPlan {
     /// The scheduler.
     pub(crate) object: Source,
-    /// The load; `None` for the embedded one.
-    pub(crate) workload: Option<Source>,
-    /// The machine, in short form or as a file's contents.
-    pub(crate) topology: Topology,
-    /// Simulated time; `None` leaves it to the workload.
-    pub(crate) duration: Option<Nanos>,
+    /// The load.
+    pub(crate) workload: Workload,
+    /// The machine.
+    pub(crate) machine: Machine,
+    /// Simulated time.
+    pub(crate) duration: Nanos,
     /// Where all chance comes from.
     pub(crate) seed: u64,
     /// Values to set before the run, in the order given.
@@ -126,14 +128,17 @@ pub(crate) struct RunPlan {
     pub(crate) report: Report,
 }
 
-/// A machine as it was named.
+/// A machine and how it was named.
 #[derive(Debug)]
-pub(crate) enum Topology {
-    /// By its short form.
-    Short(String),
-    /// By a file.
-    File(Source),
+pub(crate) struct Machine {
+    /// Its short form, or the path of its file.
+    pub(crate) name: String,
+    /// Its CPUs.
+    pub(crate) topology: Topology,
 }
+
+/// How long a workload runs that does not say so itself.
+const DURATION_DEFAULT: Nanos = Nanos::from_ms(10_000);
 
 /// What to print.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -148,16 +153,19 @@ impl RunPlan {
     /// The plan that `args` amount to.
     pub(crate) fn new(args: RunArgs) -> anyhow::Result<Self> {
         let settings = args.settings.iter().map(|text| Setting::parse(text));
+        let settings = settings.collect::<anyhow::Result<_>>()?;
+        let machine = Machine::named(args.topology)?;
+        let workload = workload(args.workload.as_deref(), &machine.topology)?;
         Ok(Self {
-            settings: settings.collect::<anyhow::Result<_>>()?,
-            topology: Topology::named(args.topology)?,
             object: Source::object(args.object.as_deref())?,
-            workload: match &args.workload {
-                Some(path) => Some(Source::read(path, "workload")?),
-                None => None,
-            },
-            duration: args.duration,
+            duration: args
+                .duration
+                .or(workload.duration)
+                .unwrap_or(DURATION_DEFAULT),
+            workload,
+            machine,
             seed: args.seed,
+            settings,
             report: if args.quiet {
                 Report::Nothing
             } else {
@@ -167,14 +175,29 @@ impl RunPlan {
     }
 }
 
-impl Topology {
+/// The workload in the file at `path`, or the embedded one in the machine's size.
+fn workload(path: Option<&Path>, topology: &Topology) -> anyhow::Result<Workload> {
+    let Some(path) = path else {
+        return Ok(Workload::mixed().scaled_to(topology.nr_cpus()));
+    };
+    let source = Source::read(path, "workload")?;
+    Workload::parse(&source.name, &source.bytes)
+        .with_context(|| format!("workload `{}`", source.name))
+}
+
+impl Machine {
     /// A name that looks like a path is one: short forms hold letters and digits only.
     fn named(name: String) -> anyhow::Result<Self> {
-        let is_short = name.chars().all(|c| c.is_ascii_alphanumeric());
-        if is_short && !Path::new(&name).is_file() {
-            return Ok(Self::Short(name));
-        }
-        Source::read(Path::new(&name), "topology").map(Self::File)
+        let path = Path::new(&name);
+        let is_short = name.chars().all(|c| c.is_ascii_alphanumeric()) && !path.is_file();
+        let topology = if is_short {
+            harena_sim::parse_topology(&name)?
+        } else {
+            let source = Source::read(path, "topology")?;
+            harena_sim::parse_topology_file(&source.bytes)
+                .with_context(|| format!("topology `{name}`"))?
+        };
+        Ok(Self { name, topology })
     }
 }
 
