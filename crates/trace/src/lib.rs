@@ -31,5 +31,5 @@ mod recorder;
 mod sink;
 
 pub use record::{DecodeError, Mark, RECORD_SIZE, Record, SCHEMA_VERSION, WakeCause, What};
-pub use recorder::{Counts, Digest, Recorder};
+pub use recorder::{Counts, Digest, Recorder, hash};
 pub use sink::{JsonlSink, MemorySink, Sink};

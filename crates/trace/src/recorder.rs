@@ -139,6 +139,16 @@ impl Recorder {
     }
 }
 
+/// A 64-bit hash of `bytes` by the digest's algorithm, to derive seeds from names.
+#[must_use]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the lower half of XXH3-128 is a good 64-bit hash"
+)]
+pub fn hash(bytes: &[u8]) -> u64 {
+    Hasher::oneshot(bytes) as u64
+}
+
 fn flush(hasher: &mut Hasher, batch: &mut Vec<u8>) {
     hasher.write(batch);
     batch.clear();
