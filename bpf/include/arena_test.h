@@ -4,7 +4,8 @@
 //
 // The programs are of type `syscall`: a test runs one with a context, and reads back the return
 // value, the context and the arena's memory. They run in harena and, where that is possible, in a
-// real kernel, and must do the same in both. Nothing here depends on where the host keeps the arena.
+// real kernel, and must do the same in both. Nothing here depends on where the host keeps the
+// arena.
 #pragma once
 
 #include "scx.h"

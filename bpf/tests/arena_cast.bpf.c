@@ -4,14 +4,14 @@
 // pointers kept in arena memory.
 #include "arena_test.h"
 
-struct node {
-	struct node __arena *next;
+struct link {
+	struct link __arena *next;
 	u64 value;
 };
 
 u64 __arena zeroed[4];
 u64 __arena initialised[4] = {11, 22, 33, 44};
-struct node __arena *__arena head;
+struct link __arena *__arena head;
 
 // A cast to the user's form restores the high half; NULL stays NULL.
 SEC("syscall")
@@ -51,7 +51,7 @@ int globals(struct arena_ctx *ctx)
 SEC("syscall")
 int build_list(struct arena_ctx *ctx)
 {
-	struct node __arena *nodes = bpf_arena_alloc_pages(&arena, PAGE(6), 1, -1, 0);
+	struct link __arena *nodes = bpf_arena_alloc_pages(&arena, PAGE(6), 1, -1, 0);
 
 	if (!nodes)
 		return 1;
@@ -70,7 +70,7 @@ int sum_list(struct arena_ctx *ctx)
 	u64 sum = 0;
 	u64 nr_nodes = 0;
 
-	for (struct node __arena *node = head; node && can_loop; node = node->next) {
+	for (struct link __arena *node = head; node && can_loop; node = node->next) {
 		sum += node->value;
 		nr_nodes++;
 	}

@@ -10,6 +10,9 @@
 
 mod objects;
 mod run;
+mod scx_headers;
+mod test;
+mod tidy;
 
 use clap::{Parser, Subcommand};
 
@@ -22,17 +25,26 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run every check and test there is, in the order cheap to dear.
+    Test,
+    /// Check the house style that the compiler and clippy cannot.
+    Tidy,
     /// Build the BPF objects beside their sources.
     Objects {
         /// Only compare: fail if an object differs from what its source compiles to.
         #[arg(long)]
         check: bool,
     },
+    /// Build our BPF sources against the headers that the scx project publishes.
+    ScxHeaders,
 }
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
+        Command::Test => test::test(),
+        Command::Tidy => tidy::tidy(),
         Command::Objects { check: false } => objects::build(),
         Command::Objects { check: true } => objects::check(),
+        Command::ScxHeaders => scx_headers::check(),
     }
 }

@@ -1,0 +1,111 @@
+//! `cargo xtask test`: everything that must hold before a change is accepted.
+//!
+//! On a bare machine with cargo it installs what it lacks, which is the compiler for the BPF
+//! objects, and says so. Steps run in the order cheap to dear; the first that fails ends the run.
+
+use std::process::Command;
+
+use anyhow::bail;
+
+use crate::objects::{CLANG, STRIP};
+use crate::run::{cargo, is_installed, root, run};
+use crate::{objects, scx_headers, tidy};
+
+/// Runs all checks and tests.
+pub(crate) fn test() -> anyhow::Result<()> {
+    step("tools");
+    install_compiler()?;
+    step("format");
+    run(&mut cargo(&["fmt", "--all", "--check"]))?;
+    step("tidy");
+    tidy::tidy()?;
+    step("clippy");
+    run(&mut cargo(&[
+        "clippy",
+        "--quiet",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ]))?;
+    step("objects");
+    objects::check()?;
+    step("tests");
+    if is_installed("cargo-nextest") {
+        run(&mut cargo(&[
+            "nextest",
+            "run",
+            "--workspace",
+            "--no-fail-fast",
+        ]))?;
+    } else {
+        run(&mut cargo(&[
+            "test",
+            "--quiet",
+            "--workspace",
+            "--all-targets",
+            "--no-fail-fast",
+        ]))?;
+    }
+    step("doctests");
+    run(&mut cargo(&["test", "--quiet", "--workspace", "--doc"]))?;
+    step("loom models");
+    run(cargo(&[
+        "test",
+        "--quiet",
+        "--release",
+        "--package",
+        "harena-arena-fault",
+        "--tests",
+    ])
+    .env("RUSTFLAGS", "--cfg loom")
+    .env("CARGO_TARGET_DIR", root().join("target/loom")))?;
+    step("scx headers");
+    scx_headers::check()
+}
+
+fn step(name: &str) {
+    println!("==> {name}");
+}
+
+/// `clang-22` and `llvm-strip-22`, from the distribution if need be.
+fn install_compiler() -> anyhow::Result<()> {
+    if is_installed(CLANG) && is_installed(STRIP) {
+        return Ok(());
+    }
+    let is_root = is_installed("apt-get") && user_id()? == "0";
+    let apt_get = |arguments: &[&str]| {
+        let mut command = Command::new(if is_root { "apt-get" } else { "sudo" });
+        if !is_root {
+            command.args(["--non-interactive", "apt-get"]);
+        }
+        command.args(arguments);
+        command
+    };
+    if !is_installed("apt-get") || !(is_root || is_installed("sudo")) {
+        bail!(
+            "{CLANG} and {STRIP} are needed (Debian: clang-22, llvm-22), and cannot be \
+               installed from here: that takes apt-get, and root or sudo"
+        );
+    }
+    println!("installing clang-22 and llvm-22");
+    run(&mut apt_get(&["update", "--quiet"]))?;
+    run(&mut apt_get(&[
+        "install",
+        "--quiet",
+        "--yes",
+        "--no-install-recommends",
+        "clang-22",
+        "llvm-22",
+    ]))?;
+    if !is_installed(CLANG) || !is_installed(STRIP) {
+        bail!("the packages clang-22 and llvm-22 brought no {CLANG} or no {STRIP}");
+    }
+    Ok(())
+}
+
+fn user_id() -> anyhow::Result<String> {
+    let id = crate::run::output(Command::new("id").arg("-u"))?;
+    Ok(String::from_utf8_lossy(&id).trim().to_owned())
+}
