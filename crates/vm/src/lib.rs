@@ -1,1 +1,50 @@
-//! BPF execution.
+//! BPF execution: address space, interpreter, maps, helpers, kfuncs, streams, timers.
+//!
+//! ```text
+//! LinkedObject ──Vm::load──► programs, maps, struct_ops ──Vm::run(prog, args, host)──► r0
+//!                                                             │        ▲
+//!                                                    kfunc(Call) ──────┘ may run again
+//! ```
+//!
+//! A program can reach guest memory ([`GuestMem`]) and nothing else, proven or not: every
+//! access is compared against it. What a verifier would have refused ends the run with an
+//! [`Abort`]; a bad *access* is contained, reported as a [`Violation`], and passed over.
+//!
+//! `unsafe` lives in `mem.rs` and nowhere else.
+#![deny(unsafe_code)]
+
+mod decode;
+mod error;
+mod exec;
+mod helpers;
+mod host;
+mod kfuncs;
+pub mod layout;
+mod load;
+mod maps;
+#[expect(unsafe_code, reason = "the door to guest memory")]
+mod mem;
+mod program;
+mod region;
+mod report;
+mod stream;
+mod struct_ops;
+mod timer;
+mod violation;
+mod vm;
+
+pub use error::{Abort, AbortCause, MemFault, OutOfGuestMemory, Place, VmCreateError, VmLoadError};
+pub use harena_arena_fault::Access;
+pub use host::{Call, ContextSet, CurrentTask, Host, KfuncArg, KfuncDesc, Sleepable, TimerArm};
+pub use kfuncs::{GENERIC_KFUNC_BASE, generic_kfuncs};
+pub use layout::Region;
+pub use maps::{Map, MapId, MapKind, UpdateFlags};
+pub use mem::GuestMem;
+pub use program::{Engine, ProgId, Program};
+pub use stream::StreamId;
+pub use struct_ops::{StructOpsId, StructOpsMap};
+pub use timer::TimerId;
+pub use violation::{Violation, ViolationKind};
+pub use vm::{
+    FRAMES_MAX, INSN_BUDGET_DEFAULT, Loaded, NESTED_RUNS_MAX, RunArgs, RunResult, Vm, VmConfig,
+};

@@ -1,0 +1,414 @@
+//! The interpreter: the reference for what a program means.
+//!
+//! One decoded operation after the other; registers live in a local array of 16 so that a
+//! masked register number needs no check. Memory operations try the heap with one compare
+//! and leave the loop for everything else (arena pages, faults). The state that others may
+//! look at (`pc`, instructions left) is written back whenever the loop is left.
+
+use std::sync::Arc;
+
+use super::access::{self, ArenaView};
+use super::alu;
+use super::{frame_pointer, push_frame};
+use crate::decode::{AtomicOp, Code, Op, OpCode, atomic_op};
+use crate::error::{Abort, AbortCause};
+use crate::host::Host;
+use crate::mem::{Scalar, Word};
+use crate::program::Program;
+use crate::vm::Vm;
+use crate::{helpers, kfuncs};
+
+/// Registers r0 to r10; the rest pads the array.
+type Regs = [u64; 16];
+
+/// Low 32 bits: what the instruction set defines ALU32 and JMP32 on.
+#[inline]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "32-bit operations use the low half"
+)]
+const fn w(reg: u64) -> u32 {
+    reg as u32
+}
+
+/// Adds a sign-extended memory offset.
+#[inline]
+const fn offset(base: u64, off: i32) -> u64 {
+    base.wrapping_add_signed(off as i64)
+}
+
+/// The loop's way out to memory that is not plain heap.
+struct Outside<'a> {
+    vm: &'a mut Vm,
+    host: &'a mut dyn Host,
+    program: &'a Program,
+    arena: Option<ArenaView>,
+}
+
+impl Outside<'_> {
+    /// Notes which slot is being executed.
+    fn at(&mut self, pc: usize) {
+        let frame = self.vm.frames.last_mut().expect("the loop runs in a frame");
+        frame.pc = u32::try_from(pc - 1).expect("slots are numbered in 32 bits");
+    }
+
+    fn abort(&mut self, pc: usize, left: u64, cause: AbortCause) -> Abort {
+        self.at(pc);
+        self.vm.insns_left = left;
+        self.vm.abort_here(cause)
+    }
+
+    #[inline(never)]
+    fn load<T: Scalar>(&mut self, pc: usize, base: u64, off: i32) -> u64 {
+        self.at(pc);
+        access::load::<T>(
+            self.vm,
+            self.host,
+            self.program,
+            self.arena.as_ref(),
+            (base, off),
+        )
+    }
+
+    #[inline(never)]
+    fn store<T: Scalar>(&mut self, pc: usize, base: u64, off: i32, value: u64) {
+        self.at(pc);
+        let at = (base, off);
+        access::store::<T>(
+            self.vm,
+            self.host,
+            self.program,
+            self.arena.as_ref(),
+            at,
+            value,
+        );
+    }
+
+    #[inline(never)]
+    fn atomic<T: Word>(&mut self, pc: usize, op: &Op, r: &mut Regs) {
+        self.at(pc);
+        let imm = i32::from_le_bytes(w(op.imm).to_le_bytes());
+        let (kind, fetch) = atomic_op(imm).expect("checked when it was decoded");
+        let (base, operand) = (r[usize::from(op.dst & 15)], r[usize::from(op.src & 15)]);
+        let request = access::Atomic {
+            kind,
+            operand,
+            expected: r[0],
+        };
+        let arena = self.arena.as_ref();
+        let at = (base, op.off);
+        let old = access::atomic::<T>(self.vm, self.host, self.program, arena, at, request);
+        // A faulting atomic leaves its registers as they were.
+        let Some(old) = old else { return };
+        if kind == AtomicOp::Cmpxchg {
+            r[0] = old;
+        } else if fetch {
+            r[usize::from(op.src & 15)] = old;
+        }
+    }
+}
+
+/// Runs from `start` in the innermost frame until that frame returns.
+#[expect(clippy::too_many_lines, reason = "one dispatch match with short arms")]
+pub(super) fn run(
+    vm: &mut Vm,
+    host: &mut dyn Host,
+    program: &Program,
+    code: &Code,
+    start: u32,
+    args: [u64; 5],
+) -> Result<u64, Abort> {
+    let mem = Arc::clone(&vm.mem);
+    let arena = ArenaView::of(vm, program);
+    let base_frames = vm.frames.len();
+    let mut r: Regs = [0; 16];
+    r[1..6].copy_from_slice(&args);
+    r[10] = frame_pointer(vm);
+    let mut left = vm.insns_left;
+    let mut pc = start as usize;
+    let ops = &code.ops[..];
+    let mut out = Outside {
+        vm,
+        host,
+        program,
+        arena,
+    };
+    loop {
+        let op = &ops[pc];
+        pc += 1;
+        if left == 0 {
+            let budget = out.vm.config.insn_budget;
+            return Err(out.abort(pc, left, AbortCause::Budget { budget }));
+        }
+        left -= 1;
+        let d = usize::from(op.dst & 15);
+        let s = usize::from(op.src & 15);
+
+        macro_rules! alu64 {
+            ($f:expr, $src:expr) => {
+                r[d] = $f(r[d], $src)
+            };
+        }
+        macro_rules! alu32 {
+            ($f:expr, $src:expr) => {
+                r[d] = u64::from($f(w(r[d]), w($src)))
+            };
+        }
+        macro_rules! jump {
+            ($taken:expr) => {
+                if $taken {
+                    pc = op.off.cast_unsigned() as usize;
+                }
+            };
+        }
+        macro_rules! j64 {
+            ($f:expr, $src:expr) => {
+                jump!($f(&r[d], &$src))
+            };
+        }
+        macro_rules! j32 {
+            ($f:expr, $src:expr) => {
+                jump!($f(&w(r[d]), &w($src)))
+            };
+        }
+        macro_rules! js64 {
+            ($f:expr, $src:expr) => {
+                jump!($f(&r[d].cast_signed(), &$src.cast_signed()))
+            };
+        }
+        macro_rules! js32 {
+            ($f:expr, $src:expr) => {
+                jump!($f(&w(r[d]).cast_signed(), &w($src).cast_signed()))
+            };
+        }
+        macro_rules! load {
+            ($t:ty) => {
+                match mem.load::<$t>(offset(r[s], op.off)) {
+                    Some(value) => value,
+                    None => out.load::<$t>(pc, r[s], op.off),
+                }
+            };
+        }
+        macro_rules! store {
+            ($t:ty, $value:expr) => {{
+                let value = $value;
+                if mem.store::<$t>(offset(r[d], op.off), value).is_none() {
+                    out.store::<$t>(pc, r[d], op.off, value);
+                }
+            }};
+        }
+        macro_rules! call {
+            ($f:expr) => {{
+                out.at(pc);
+                out.vm.insns_left = left;
+                let args = [r[1], r[2], r[3], r[4], r[5]];
+                r[0] = $f(out.vm, out.host, program, w(op.imm), args)?;
+                left = out.vm.insns_left;
+            }};
+        }
+
+        match op.code {
+            OpCode::Add64K => alu64!(u64::wrapping_add, op.imm),
+            OpCode::Add64X => alu64!(u64::wrapping_add, r[s]),
+            OpCode::Add32K => alu32!(u32::wrapping_add, op.imm),
+            OpCode::Add32X => alu32!(u32::wrapping_add, r[s]),
+            OpCode::Sub64K => alu64!(u64::wrapping_sub, op.imm),
+            OpCode::Sub64X => alu64!(u64::wrapping_sub, r[s]),
+            OpCode::Sub32K => alu32!(u32::wrapping_sub, op.imm),
+            OpCode::Sub32X => alu32!(u32::wrapping_sub, r[s]),
+            OpCode::Mul64K => alu64!(u64::wrapping_mul, op.imm),
+            OpCode::Mul64X => alu64!(u64::wrapping_mul, r[s]),
+            OpCode::Mul32K => alu32!(u32::wrapping_mul, op.imm),
+            OpCode::Mul32X => alu32!(u32::wrapping_mul, r[s]),
+            OpCode::Div64K => alu64!(alu::div64, op.imm),
+            OpCode::Div64X => alu64!(alu::div64, r[s]),
+            OpCode::Div32K => alu32!(alu::div32, op.imm),
+            OpCode::Div32X => alu32!(alu::div32, r[s]),
+            OpCode::Mod64K => alu64!(alu::mod64, op.imm),
+            OpCode::Mod64X => alu64!(alu::mod64, r[s]),
+            OpCode::Mod32K => alu32!(alu::mod32, op.imm),
+            OpCode::Mod32X => alu32!(alu::mod32, r[s]),
+            OpCode::SDiv64K => alu64!(alu::sdiv64, op.imm),
+            OpCode::SDiv64X => alu64!(alu::sdiv64, r[s]),
+            OpCode::SDiv32K => alu32!(alu::sdiv32, op.imm),
+            OpCode::SDiv32X => alu32!(alu::sdiv32, r[s]),
+            OpCode::SMod64K => alu64!(alu::smod64, op.imm),
+            OpCode::SMod64X => alu64!(alu::smod64, r[s]),
+            OpCode::SMod32K => alu32!(alu::smod32, op.imm),
+            OpCode::SMod32X => alu32!(alu::smod32, r[s]),
+            OpCode::Or64K => r[d] |= op.imm,
+            OpCode::Or64X => r[d] |= r[s],
+            OpCode::Or32K => r[d] = u64::from(w(r[d] | op.imm)),
+            OpCode::Or32X => r[d] = u64::from(w(r[d] | r[s])),
+            OpCode::And64K => r[d] &= op.imm,
+            OpCode::And64X => r[d] &= r[s],
+            OpCode::And32K => r[d] = u64::from(w(r[d] & op.imm)),
+            OpCode::And32X => r[d] = u64::from(w(r[d] & r[s])),
+            OpCode::Xor64K => r[d] ^= op.imm,
+            OpCode::Xor64X => r[d] ^= r[s],
+            OpCode::Xor32K => r[d] = u64::from(w(r[d] ^ op.imm)),
+            OpCode::Xor32X => r[d] = u64::from(w(r[d] ^ r[s])),
+            OpCode::Lsh64K => r[d] = r[d].wrapping_shl(w(op.imm)),
+            OpCode::Lsh64X => r[d] = r[d].wrapping_shl(w(r[s])),
+            OpCode::Lsh32K => alu32!(u32::wrapping_shl, op.imm),
+            OpCode::Lsh32X => alu32!(u32::wrapping_shl, r[s]),
+            OpCode::Rsh64K => r[d] = r[d].wrapping_shr(w(op.imm)),
+            OpCode::Rsh64X => r[d] = r[d].wrapping_shr(w(r[s])),
+            OpCode::Rsh32K => alu32!(u32::wrapping_shr, op.imm),
+            OpCode::Rsh32X => alu32!(u32::wrapping_shr, r[s]),
+            OpCode::Arsh64K => alu64!(alu::arsh64, op.imm),
+            OpCode::Arsh64X => alu64!(alu::arsh64, r[s]),
+            OpCode::Arsh32K => alu32!(alu::arsh32, op.imm),
+            OpCode::Arsh32X => alu32!(alu::arsh32, r[s]),
+            OpCode::Mov64K => r[d] = op.imm,
+            OpCode::Mov64X => r[d] = r[s],
+            OpCode::Mov32K => r[d] = u64::from(w(op.imm)),
+            OpCode::Mov32X => r[d] = u64::from(w(r[s])),
+            OpCode::Neg64 => r[d] = r[d].wrapping_neg(),
+            OpCode::Neg32 => r[d] = u64::from(w(r[d]).wrapping_neg()),
+            OpCode::MovSx8To64 => r[d] = alu::sext8(r[s]),
+            OpCode::MovSx16To64 => r[d] = alu::sext16(r[s]),
+            OpCode::MovSx32To64 => r[d] = alu::sext32(r[s]),
+            OpCode::MovSx8To32 => r[d] = u64::from(w(alu::sext8(r[s]))),
+            OpCode::MovSx16To32 => r[d] = u64::from(w(alu::sext16(r[s]))),
+            OpCode::Keep64 => {}
+            OpCode::Keep32 => r[d] &= 0xffff_ffff,
+            OpCode::Keep16 => r[d] &= 0xffff,
+            OpCode::Swap64 => r[d] = r[d].swap_bytes(),
+            OpCode::Swap32 => r[d] = u64::from(w(r[d]).swap_bytes()),
+            OpCode::Swap16 => r[d] = r[d].swap_bytes() >> 48,
+            OpCode::CastToKernel | OpCode::CastToUser => {
+                let Some(arena) = &out.arena else {
+                    return Err(out.abort(pc, left, AbortCause::NoArena));
+                };
+                r[d] = match op.code {
+                    OpCode::CastToUser => arena.user_address(w(r[s])),
+                    _ => u64::from(w(r[s])),
+                };
+            }
+
+            OpCode::Ja => pc = op.off.cast_unsigned() as usize,
+            OpCode::MayGoto => {
+                let frame = out.vm.frames.last_mut().expect("the loop runs in a frame");
+                match frame.may_goto_left.checked_sub(1) {
+                    Some(fewer) => frame.may_goto_left = fewer,
+                    None => pc = op.off.cast_unsigned() as usize,
+                }
+            }
+            OpCode::Jeq64K => j64!(u64::eq, op.imm),
+            OpCode::Jeq64X => j64!(u64::eq, r[s]),
+            OpCode::Jeq32K => j32!(u32::eq, op.imm),
+            OpCode::Jeq32X => j32!(u32::eq, r[s]),
+            OpCode::Jne64K => j64!(u64::ne, op.imm),
+            OpCode::Jne64X => j64!(u64::ne, r[s]),
+            OpCode::Jne32K => j32!(u32::ne, op.imm),
+            OpCode::Jne32X => j32!(u32::ne, r[s]),
+            OpCode::Jset64K => jump!(r[d] & op.imm != 0),
+            OpCode::Jset64X => jump!(r[d] & r[s] != 0),
+            OpCode::Jset32K => jump!(w(r[d] & op.imm) != 0),
+            OpCode::Jset32X => jump!(w(r[d] & r[s]) != 0),
+            OpCode::Jgt64K => j64!(u64::gt, op.imm),
+            OpCode::Jgt64X => j64!(u64::gt, r[s]),
+            OpCode::Jgt32K => j32!(u32::gt, op.imm),
+            OpCode::Jgt32X => j32!(u32::gt, r[s]),
+            OpCode::Jge64K => j64!(u64::ge, op.imm),
+            OpCode::Jge64X => j64!(u64::ge, r[s]),
+            OpCode::Jge32K => j32!(u32::ge, op.imm),
+            OpCode::Jge32X => j32!(u32::ge, r[s]),
+            OpCode::Jlt64K => j64!(u64::lt, op.imm),
+            OpCode::Jlt64X => j64!(u64::lt, r[s]),
+            OpCode::Jlt32K => j32!(u32::lt, op.imm),
+            OpCode::Jlt32X => j32!(u32::lt, r[s]),
+            OpCode::Jle64K => j64!(u64::le, op.imm),
+            OpCode::Jle64X => j64!(u64::le, r[s]),
+            OpCode::Jle32K => j32!(u32::le, op.imm),
+            OpCode::Jle32X => j32!(u32::le, r[s]),
+            OpCode::Jsgt64K => js64!(i64::gt, op.imm),
+            OpCode::Jsgt64X => js64!(i64::gt, r[s]),
+            OpCode::Jsgt32K => js32!(i32::gt, op.imm),
+            OpCode::Jsgt32X => js32!(i32::gt, r[s]),
+            OpCode::Jsge64K => js64!(i64::ge, op.imm),
+            OpCode::Jsge64X => js64!(i64::ge, r[s]),
+            OpCode::Jsge32K => js32!(i32::ge, op.imm),
+            OpCode::Jsge32X => js32!(i32::ge, r[s]),
+            OpCode::Jslt64K => js64!(i64::lt, op.imm),
+            OpCode::Jslt64X => js64!(i64::lt, r[s]),
+            OpCode::Jslt32K => js32!(i32::lt, op.imm),
+            OpCode::Jslt32X => js32!(i32::lt, r[s]),
+            OpCode::Jsle64K => js64!(i64::le, op.imm),
+            OpCode::Jsle64X => js64!(i64::le, r[s]),
+            OpCode::Jsle32K => js32!(i32::le, op.imm),
+            OpCode::Jsle32X => js32!(i32::le, r[s]),
+
+            OpCode::LdImm64 => {
+                r[d] = op.imm;
+                pc += 1;
+            }
+            OpCode::Ldx8 => r[d] = load!(u8),
+            OpCode::Ldx16 => r[d] = load!(u16),
+            OpCode::Ldx32 => r[d] = load!(u32),
+            OpCode::Ldx64 => r[d] = load!(u64),
+            OpCode::Ldsx8 => r[d] = alu::sext8(load!(u8)),
+            OpCode::Ldsx16 => r[d] = alu::sext16(load!(u16)),
+            OpCode::Ldsx32 => r[d] = alu::sext32(load!(u32)),
+            OpCode::LdAcq8 => r[d] = access::acquire(load!(u8)),
+            OpCode::LdAcq16 => r[d] = access::acquire(load!(u16)),
+            OpCode::LdAcq32 => r[d] = access::acquire(load!(u32)),
+            OpCode::LdAcq64 => r[d] = access::acquire(load!(u64)),
+            OpCode::St8 => store!(u8, op.imm),
+            OpCode::St16 => store!(u16, op.imm),
+            OpCode::St32 => store!(u32, op.imm),
+            OpCode::St64 => store!(u64, op.imm),
+            OpCode::Stx8 => store!(u8, r[s]),
+            OpCode::Stx16 => store!(u16, r[s]),
+            OpCode::Stx32 => store!(u32, r[s]),
+            OpCode::Stx64 => store!(u64, r[s]),
+            OpCode::StRel8 => store!(u8, access::release(r[s])),
+            OpCode::StRel16 => store!(u16, access::release(r[s])),
+            OpCode::StRel32 => store!(u32, access::release(r[s])),
+            OpCode::StRel64 => store!(u64, access::release(r[s])),
+            OpCode::Atomic32 => out.atomic::<u32>(pc, op, &mut r),
+            OpCode::Atomic64 => out.atomic::<u64>(pc, op, &mut r),
+
+            OpCode::CallHelper => call!(helpers::call),
+            OpCode::CallKfunc => call!(kfuncs::call),
+            OpCode::CallFunction => {
+                out.at(pc);
+                out.vm.insns_left = left;
+                push_frame(out.vm, op.off.cast_unsigned())?;
+                let frame = out.vm.frames.last_mut().expect("just pushed");
+                frame.saved = [r[6], r[7], r[8], r[9]];
+                r[10] += 512;
+                pc = op.off.cast_unsigned() as usize;
+            }
+            OpCode::Exit => {
+                if out.vm.frames.len() == base_frames {
+                    out.vm.insns_left = left;
+                    return Ok(r[0]);
+                }
+                let frame = out.vm.frames.pop().expect("more frames than at the start");
+                r[6..10].copy_from_slice(&frame.saved);
+                r[10] -= 512;
+                let caller = out.vm.frames.last().expect("the caller's frame");
+                pc = caller.pc as usize + 1;
+            }
+            OpCode::StackBounds => {
+                let (off, size) = (op.off, u32::from(op.size));
+                return Err(out.abort(pc, left, AbortCause::StackBounds { off, size }));
+            }
+            OpCode::Poison => {
+                let slot = u32::try_from(pc - 1).unwrap_or(u32::MAX);
+                let what = program
+                    .linked
+                    .poisoned
+                    .get(&slot)
+                    .cloned()
+                    .unwrap_or_default();
+                return Err(out.abort(pc, left, AbortCause::Poison { what }));
+            }
+            OpCode::Hole | OpCode::FellOff => {
+                return Err(out.abort(pc, left, AbortCause::FellOffEnd));
+            }
+        }
+    }
+}

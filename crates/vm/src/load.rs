@@ -1,0 +1,294 @@
+//! From a linked object to maps and executable programs.
+//!
+//! All or nothing would be the kernel's way; here an object that fails to load leaves
+//! its maps behind in a VM that the caller throws away.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use harena_bpf::isa::op::{PseudoCall, PseudoLoad};
+use harena_bpf::isa::{Insn, ldimm64_value};
+use harena_bpf::{LineTable, LinkedObject, LinkedProgram};
+
+use crate::decode::{self, OpCode};
+use crate::error::{Place, VmLoadError};
+use crate::host::{KfuncArg, KfuncDesc};
+use crate::layout::{MAP_OBJECT_STRIDE, Region, TEXT_BASE, TEXT_SHIFT};
+use crate::maps::{self, Map, MapId, MapKind};
+use crate::program::{Executable, ProgId, Program};
+use crate::struct_ops::{StructOpsId, StructOpsMap};
+use crate::vm::{Loaded, Streams, Vm};
+
+/// Slots a program may have: `BPF_COMPLEXITY_LIMIT_INSNS`.
+const PROGRAM_SLOTS_MAX: usize = 1_000_000;
+/// Programs a VM may hold, so that text addresses stay apart.
+const PROGRAMS_MAX: usize = 1 << 16;
+
+const _: () = assert!(PROGRAM_SLOTS_MAX < 1 << (TEXT_SHIFT - 3));
+
+pub(crate) fn load(
+    vm: &mut Vm,
+    object: &LinkedObject,
+    kfuncs: &[KfuncDesc],
+) -> Result<Loaded, VmLoadError> {
+    let mut loaded = Loaded::default();
+    for spec in &object.maps {
+        let id = MapId(u32::try_from(vm.maps.len()).expect("bounded by guest memory"));
+        let object = vm
+            .mem
+            .alloc(Region::MapObjects, MAP_OBJECT_STRIDE, MAP_OBJECT_STRIDE)?;
+        assert_eq!(
+            object,
+            id.object(),
+            "map objects lie in the order of map numbers"
+        );
+        let map = maps::create(&vm.mem, id, spec, vm.config.nr_cpus)?;
+        vm.maps.push(map);
+        loaded.maps.push(id);
+    }
+    let kfuncs: BTreeMap<u32, KfuncDesc> = kfuncs
+        .iter()
+        .chain(crate::kfuncs::generic_kfuncs())
+        .map(|desc| (desc.id, *desc))
+        .collect();
+    for linked in &object.programs {
+        let id = load_program(vm, linked, &loaded, &kfuncs)?;
+        loaded.programs.push(id);
+    }
+    for ops in &object.struct_ops {
+        let id = u32::try_from(vm.struct_ops.len()).expect("bounded by the file's size");
+        let members = ops.members.iter();
+        let programs = members
+            .map(|m| {
+                m.program
+                    .and_then(|p| loaded.programs.get(p.index()).copied())
+            })
+            .collect();
+        vm.struct_ops.push(StructOpsMap {
+            linked: ops.clone(),
+            programs,
+        });
+        loaded.struct_ops.push(StructOpsId(id));
+    }
+    Ok(loaded)
+}
+
+fn load_program(
+    vm: &mut Vm,
+    linked: &LinkedProgram,
+    loaded: &Loaded,
+    kfuncs: &BTreeMap<u32, KfuncDesc>,
+) -> Result<ProgId, VmLoadError> {
+    if vm.programs.len() >= PROGRAMS_MAX {
+        return Err(VmLoadError::TooManyPrograms { max: PROGRAMS_MAX });
+    }
+    if linked.insns.is_empty() || linked.insns.len() > PROGRAM_SLOTS_MAX {
+        return Err(VmLoadError::ProgramSize {
+            program: linked.name.clone(),
+            insns: linked.insns.len(),
+            max: PROGRAM_SLOTS_MAX,
+        });
+    }
+    let id = ProgId(u32::try_from(vm.programs.len()).expect("checked above"));
+    let mut loader = ProgramLoader {
+        maps: &vm.maps,
+        ids: &loaded.maps,
+        kfuncs,
+        linked,
+        id,
+        arena: None,
+        called: Vec::new(),
+    };
+    let program = loader.load()?;
+    vm.programs.push(Arc::new(program));
+    vm.streams.push(Streams::default());
+    Ok(id)
+}
+
+/// Guest address of a function's first slot, as callbacks are passed around.
+pub(crate) fn text_address(prog: ProgId, slot: u32) -> u64 {
+    TEXT_BASE + (u64::from(prog.raw()) << TEXT_SHIFT) + u64::from(slot) * 8
+}
+
+/// The slot of `prog` that a text address names.
+pub(crate) fn text_slot(prog: ProgId, addr: u64) -> Option<u32> {
+    let offset = addr.checked_sub(text_address(prog, 0))?;
+    if offset >= 1 << TEXT_SHIFT || offset % 8 != 0 {
+        return None;
+    }
+    u32::try_from(offset / 8).ok()
+}
+
+struct ProgramLoader<'a> {
+    maps: &'a [Map],
+    ids: &'a [MapId],
+    kfuncs: &'a BTreeMap<u32, KfuncDesc>,
+    linked: &'a LinkedProgram,
+    id: ProgId,
+    arena: Option<MapId>,
+    called: Vec<KfuncDesc>,
+}
+
+impl ProgramLoader<'_> {
+    fn load(&mut self) -> Result<Program, VmLoadError> {
+        let insns = &self.linked.insns;
+        let len = u32::try_from(insns.len()).expect("checked by the caller");
+        self.find_arena()?;
+        let mut code = decode::decode(insns).map_err(|(slot, reason)| VmLoadError::BadInsn {
+            place: self.place(slot),
+            reason,
+        })?;
+        for slot in 0..insns.len() {
+            let op = &mut code.ops[slot];
+            if self.linked.poisoned.contains_key(&slot_number(slot)) {
+                op.code = OpCode::Poison;
+                continue;
+            }
+            match op.code {
+                OpCode::LdImm64 => op.imm = self.resolve_load(slot, insns)?,
+                OpCode::CallKfunc => op.imm = self.resolve_kfunc(slot, insns[slot])?,
+                OpCode::CallFunction => self.check_function(slot, op.off)?,
+                _ => {}
+            }
+        }
+        Ok(Program {
+            id: self.id,
+            linked: LinkedProgram {
+                insns: Vec::new(),
+                ..self.linked.clone()
+            },
+            len,
+            arena: self.arena,
+            kfuncs: std::mem::take(&mut self.called),
+            executable: Executable::Decoded(code),
+        })
+    }
+
+    fn place(&self, slot: usize) -> Place {
+        let insn = slot_number(slot);
+        let lines: &LineTable = &self.linked.lines;
+        Place {
+            program: self.linked.name.clone(),
+            function: self
+                .linked
+                .func_at(insn)
+                .map_or(String::new(), |f| f.name.clone()),
+            insn,
+            line: lines
+                .at(insn)
+                .map(|l| format!("{} @ {}:{}", l.text.trim(), l.file, l.line)),
+        }
+    }
+
+    fn map(&self, slot: usize, index: i32) -> Result<&Map, VmLoadError> {
+        let id = usize::try_from(index).ok().and_then(|i| self.ids.get(i));
+        match id {
+            Some(id) => Ok(&self.maps[id.index()]),
+            None => Err(VmLoadError::BadReference {
+                place: self.place(slot),
+                kind: "map",
+                index: u64::from(index.cast_unsigned()),
+                count: self.ids.len(),
+            }),
+        }
+    }
+
+    /// A program is associated with the arena that it refers to; with two, it is refused.
+    fn find_arena(&mut self) -> Result<(), VmLoadError> {
+        if let Some(index) = self.linked.arena {
+            let map = self.map(0, index.0.cast_signed())?;
+            self.arena = Some(map.id());
+        }
+        let mut slot = 0;
+        while let Some(insn) = self.linked.insns.get(slot) {
+            if let Some(PseudoLoad::Map | PseudoLoad::MapValue) = insn.pseudo_load() {
+                let map = self.map(slot, insn.imm)?;
+                if map.kind() == MapKind::Arena {
+                    let id = map.id();
+                    if let Some(first) = self.arena.filter(|first| *first != id) {
+                        return Err(VmLoadError::TwoArenas {
+                            program: self.linked.name.clone(),
+                            first: self.maps[first.index()].name().to_owned(),
+                            second: map.name().to_owned(),
+                        });
+                    }
+                    self.arena = Some(id);
+                }
+            }
+            slot += if insn.is_ldimm64() { 2 } else { 1 };
+        }
+        Ok(())
+    }
+
+    fn resolve_load(&self, slot: usize, insns: &[Insn]) -> Result<u64, VmLoadError> {
+        let (low, high) = (insns[slot], insns[slot + 1]);
+        let bad = |reason: &str| VmLoadError::BadInsn {
+            place: self.place(slot),
+            reason: reason.to_owned(),
+        };
+        match low.pseudo_load() {
+            Some(PseudoLoad::Value) => Ok(ldimm64_value(low.imm, high.imm)),
+            Some(PseudoLoad::Map) => Ok(self.map(slot, low.imm)?.object().raw()),
+            Some(PseudoLoad::MapValue) => {
+                let map = self.map(slot, low.imm)?;
+                let base = map
+                    .direct_value_addr()
+                    .ok_or_else(|| bad("address of a value in a map that has none at load"))?;
+                Ok(base.wrapping_add(u64::from(high.imm.cast_unsigned())))
+            }
+            Some(PseudoLoad::Func) => {
+                let start = i64::try_from(slot).unwrap_or(i64::MAX) + 1 + i64::from(low.imm);
+                let start = u32::try_from(start).map_err(|_negative| bad("no such function"))?;
+                if !self.is_function(start) {
+                    return Err(bad("address of an instruction that starts no function"));
+                }
+                Ok(text_address(self.id, start))
+            }
+            Some(PseudoLoad::BtfId) | None => Err(bad("ldimm64 of an unknown sort")),
+        }
+    }
+
+    fn is_function(&self, start: u32) -> bool {
+        self.linked.funcs.iter().any(|f| f.start == start)
+    }
+
+    fn check_function(&self, slot: usize, start: i32) -> Result<(), VmLoadError> {
+        if u32::try_from(start).is_ok_and(|start| self.is_function(start)) {
+            return Ok(());
+        }
+        Err(VmLoadError::BadInsn {
+            place: self.place(slot),
+            reason: format!("call of slot {start}, where no function starts"),
+        })
+    }
+
+    /// Position of the called kfunc in the program's table.
+    fn resolve_kfunc(&mut self, slot: usize, insn: Insn) -> Result<u64, VmLoadError> {
+        assert_eq!(insn.pseudo_call(), Some(PseudoCall::Kfunc));
+        let id = insn.imm.cast_unsigned();
+        let desc = self
+            .kfuncs
+            .get(&id)
+            .ok_or_else(|| VmLoadError::UnknownKfunc {
+                place: self.place(slot),
+                id,
+            })?;
+        let takes_arena = desc.args.iter().any(|arg| *arg != KfuncArg::Plain);
+        if takes_arena && self.arena.is_none() {
+            return Err(VmLoadError::ArenaArgument {
+                place: self.place(slot),
+                kfunc: desc.name.to_owned(),
+            });
+        }
+        let known = self.called.iter().position(|k| k.id == id);
+        let index = known.unwrap_or_else(|| {
+            self.called.push(*desc);
+            self.called.len() - 1
+        });
+        Ok(index as u64)
+    }
+}
+
+fn slot_number(slot: usize) -> u32 {
+    u32::try_from(slot).expect("a program has at most PROGRAM_SLOTS_MAX slots")
+}

@@ -1,0 +1,249 @@
+//! Creating maps: what the kernel's `map_alloc_check` callbacks refuse, with their errors.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use harena_abi::{Errno, PAGE_SIZE};
+use harena_bpf::{Contents, LinkedMap};
+
+use super::ringbuf::RingBuf;
+use super::{Map, MapId, MapKind, Storage};
+use crate::error::VmLoadError;
+use crate::layout::Region;
+use crate::mem::GuestMem;
+
+const BPF_F_NO_PREALLOC: u32 = 1 << 0;
+const BPF_F_NO_COMMON_LRU: u32 = 1 << 1;
+const BPF_F_NUMA_NODE: u32 = 1 << 2;
+const BPF_F_RDONLY_WRONLY: u32 = (1 << 3) | (1 << 4) | (1 << 7) | (1 << 8);
+const BPF_F_ZERO_SEED: u32 = 1 << 6;
+const BPF_F_CLONE: u32 = 1 << 9;
+const BPF_F_MMAPABLE: u32 = harena_abi::bpf::BPF_F_MMAPABLE;
+const BPF_F_PRESERVE_ELEMS: u32 = 1 << 11;
+const BPF_F_INNER_MAP: u32 = 1 << 12;
+
+/// Largest allocation of `kmalloc` on x86-64 with 4 KiB pages.
+const KMALLOC_MAX_SIZE: u64 = 1 << 22;
+/// `PCPU_MIN_UNIT_SIZE`: largest per-CPU value.
+const PCPU_MIN_UNIT_SIZE: u64 = 32 << 10;
+/// `BPF_LOCAL_STORAGE_MAX_VALUE_SIZE`, rounded down.
+const LOCAL_STORAGE_MAX: u64 = 65_536 - 256;
+
+type Refusal = (Errno, &'static str);
+
+/// Checks a spec and allocates its values. Arenas are created by the VM, which owns them.
+pub(crate) fn create(
+    mem: &GuestMem,
+    id: MapId,
+    spec: &LinkedMap,
+    nr_cpus: u32,
+) -> Result<Map, VmLoadError> {
+    let kind = MapKind::of(spec.map_type).ok_or_else(|| VmLoadError::MapType {
+        map: spec.name.clone(),
+        map_type: spec.map_type.to_string(),
+    })?;
+    check(kind, spec).map_err(|(errno, reason)| VmLoadError::Map {
+        map: spec.name.clone(),
+        errno,
+        reason: reason.to_owned(),
+    })?;
+    let mut map = Map {
+        id,
+        spec: LinkedMap {
+            contents: Contents::default(),
+            ..spec.clone()
+        },
+        kind,
+        nr_cpus,
+        storage: Storage::Arena { arena: 0 },
+    };
+    let entries = u64::from(spec.max_entries);
+    map.storage = match kind {
+        MapKind::Array | MapKind::PercpuArray => {
+            let region = if spec.frozen {
+                Region::Rodata
+            } else {
+                Region::Maps
+            };
+            let size = map.block_size().saturating_mul(entries);
+            let values = mem.alloc(region, size, if size < PAGE_SIZE { 8 } else { PAGE_SIZE })?;
+            Storage::Array { values }
+        }
+        MapKind::Hash
+        | MapKind::PercpuHash
+        | MapKind::LruHash
+        | MapKind::TaskStorage
+        | MapKind::CgrpStorage => Storage::Keyed {
+            blocks: BTreeMap::new(),
+            next_stamp: 0,
+        },
+        MapKind::Queue | MapKind::Stack => Storage::Queue {
+            blocks: VecDeque::new(),
+        },
+        MapKind::RingBuf => {
+            let data = mem.alloc(Region::Maps, entries, PAGE_SIZE)?;
+            Storage::RingBuf(RingBuf::new(data, entries))
+        }
+        MapKind::Arena => Storage::Arena { arena: usize::MAX },
+    };
+    initialise(mem, &map, &spec.contents)?;
+    Ok(map)
+}
+
+/// Writes the first content of global data.
+fn initialise(mem: &GuestMem, map: &Map, contents: &Contents) -> Result<(), VmLoadError> {
+    let Some(values) = map.value_addr().filter(|_| !contents.bytes.is_empty()) else {
+        return Ok(());
+    };
+    let refuse = |errno, reason: &str| VmLoadError::Map {
+        map: map.spec.name.clone(),
+        errno,
+        reason: reason.to_owned(),
+    };
+    if contents.bytes.len() as u64 > u64::from(map.spec.value_size) {
+        return Err(refuse(
+            Errno::E2BIG,
+            "initial data is larger than the value",
+        ));
+    }
+    mem.write_bytes(values, &contents.bytes)
+        .map_err(|fault| refuse(Errno::EFAULT, &fault.to_string()))
+}
+
+fn ensure(ok: bool, errno: Errno, reason: &'static str) -> Result<(), Refusal> {
+    if ok { Ok(()) } else { Err((errno, reason)) }
+}
+
+fn check(kind: MapKind, spec: &LinkedMap) -> Result<(), Refusal> {
+    match kind {
+        MapKind::Array | MapKind::PercpuArray => check_array(kind, spec),
+        MapKind::Hash | MapKind::PercpuHash | MapKind::LruHash => check_hash(kind, spec),
+        MapKind::Queue | MapKind::Stack => check_queue(spec),
+        MapKind::RingBuf => check_ringbuf(spec),
+        MapKind::TaskStorage | MapKind::CgrpStorage => check_storage(spec),
+        MapKind::Arena => Ok(()),
+    }
+}
+
+fn check_sizes(spec: &LinkedMap) -> Result<(), Refusal> {
+    ensure(spec.max_entries != 0, Errno::EINVAL, "max_entries is 0")?;
+    ensure(spec.value_size != 0, Errno::EINVAL, "value_size is 0")
+}
+
+fn check_percpu(spec: &LinkedMap) -> Result<(), Refusal> {
+    ensure(
+        u64::from(spec.value_size).next_multiple_of(8) <= PCPU_MIN_UNIT_SIZE,
+        Errno::E2BIG,
+        "value_size is above the per-CPU limit",
+    )
+}
+
+fn check_array(kind: MapKind, spec: &LinkedMap) -> Result<(), Refusal> {
+    const KNOWN: u32 = BPF_F_NUMA_NODE
+        | BPF_F_MMAPABLE
+        | BPF_F_RDONLY_WRONLY
+        | BPF_F_PRESERVE_ELEMS
+        | BPF_F_INNER_MAP;
+    check_sizes(spec)?;
+    ensure(spec.key_size == 4, Errno::EINVAL, "key_size is not 4")?;
+    ensure(
+        spec.map_flags & !KNOWN == 0,
+        Errno::EINVAL,
+        "unknown map_flags",
+    )?;
+    ensure(
+        u64::from(spec.value_size) <= u64::from(i32::MAX.cast_unsigned()),
+        Errno::E2BIG,
+        "value_size is above 2^31",
+    )?;
+    if kind == MapKind::PercpuArray {
+        ensure(
+            spec.map_flags & (BPF_F_MMAPABLE | BPF_F_INNER_MAP) == 0,
+            Errno::EINVAL,
+            "map_flags do not fit a per-CPU array",
+        )?;
+        check_percpu(spec)?;
+    }
+    Ok(())
+}
+
+fn check_hash(kind: MapKind, spec: &LinkedMap) -> Result<(), Refusal> {
+    const KNOWN: u32 = BPF_F_NO_PREALLOC
+        | BPF_F_NO_COMMON_LRU
+        | BPF_F_NUMA_NODE
+        | BPF_F_RDONLY_WRONLY
+        | BPF_F_ZERO_SEED;
+    check_sizes(spec)?;
+    ensure(spec.key_size != 0, Errno::EINVAL, "key_size is 0")?;
+    ensure(
+        spec.map_flags & !KNOWN == 0,
+        Errno::EINVAL,
+        "unknown map_flags",
+    )?;
+    let lru = kind == MapKind::LruHash;
+    ensure(
+        lru || spec.map_flags & BPF_F_NO_COMMON_LRU == 0,
+        Errno::EINVAL,
+        "BPF_F_NO_COMMON_LRU without an LRU map",
+    )?;
+    ensure(
+        !(lru && spec.map_flags & BPF_F_NO_PREALLOC != 0),
+        Errno::ENOTSUPP,
+        "BPF_F_NO_PREALLOC with an LRU map",
+    )?;
+    ensure(
+        u64::from(spec.key_size) + u64::from(spec.value_size) < KMALLOC_MAX_SIZE - 64,
+        Errno::E2BIG,
+        "key_size and value_size are above the limit",
+    )?;
+    if kind == MapKind::PercpuHash {
+        check_percpu(spec)?;
+    }
+    Ok(())
+}
+
+fn check_queue(spec: &LinkedMap) -> Result<(), Refusal> {
+    check_sizes(spec)?;
+    ensure(spec.key_size == 0, Errno::EINVAL, "key_size is not 0")?;
+    ensure(
+        spec.map_flags & !(BPF_F_NUMA_NODE | BPF_F_RDONLY_WRONLY) == 0,
+        Errno::EINVAL,
+        "unknown map_flags",
+    )?;
+    ensure(
+        u64::from(spec.value_size) <= KMALLOC_MAX_SIZE,
+        Errno::E2BIG,
+        "value_size is above the limit",
+    )
+}
+
+fn check_ringbuf(spec: &LinkedMap) -> Result<(), Refusal> {
+    ensure(spec.key_size == 0, Errno::EINVAL, "key_size is not 0")?;
+    ensure(spec.value_size == 0, Errno::EINVAL, "value_size is not 0")?;
+    ensure(
+        spec.map_flags & !BPF_F_NUMA_NODE == 0,
+        Errno::EINVAL,
+        "unknown map_flags",
+    )?;
+    let size = u64::from(spec.max_entries);
+    ensure(
+        size.is_power_of_two() && size.is_multiple_of(PAGE_SIZE),
+        Errno::EINVAL,
+        "max_entries is no power of two of whole pages",
+    )
+}
+
+fn check_storage(spec: &LinkedMap) -> Result<(), Refusal> {
+    ensure(
+        spec.map_flags & !BPF_F_CLONE == BPF_F_NO_PREALLOC,
+        Errno::EINVAL,
+        "map_flags must be BPF_F_NO_PREALLOC",
+    )?;
+    ensure(spec.max_entries == 0, Errno::EINVAL, "max_entries is not 0")?;
+    ensure(spec.key_size == 4, Errno::EINVAL, "key_size is not 4")?;
+    ensure(spec.value_size != 0, Errno::EINVAL, "value_size is 0")?;
+    ensure(
+        u64::from(spec.value_size) <= LOCAL_STORAGE_MAX,
+        Errno::E2BIG,
+        "value_size is above the limit",
+    )
+}

@@ -1,0 +1,80 @@
+//! Hash maps and local storage: one block of guest memory per key.
+//!
+//! Elements are walked in key order, where the kernel walks in the order of a seeded
+//! hash: programs may rely on neither, and ours is equal in every run.
+
+use harena_abi::{Cpu, Errno, KernAddr};
+
+use super::{Entry, Map, MapKind, Storage, UpdateFlags};
+use crate::layout::Region;
+use crate::mem::GuestMem;
+
+impl Map {
+    pub(super) fn update_keyed(
+        &mut self,
+        mem: &GuestMem,
+        key: &[u8],
+        value: &[u8],
+        flags: UpdateFlags,
+        cpu: Cpu,
+    ) -> Result<Option<KernAddr>, Errno> {
+        if key.len() as u64 != u64::from(self.spec.key_size) || value.len() as u64 > self.stride() {
+            return Err(Errno::EINVAL);
+        }
+        let found = self.lookup(key, cpu);
+        let (at, evicted) = match (found, flags) {
+            (Some(_), UpdateFlags::NoExist) => return Err(Errno::EEXIST),
+            (None, UpdateFlags::Exist) => return Err(Errno::ENOENT),
+            (Some(at), UpdateFlags::Any | UpdateFlags::Exist) => (at, None),
+            (None, UpdateFlags::Any | UpdateFlags::NoExist) => {
+                let evicted = self.make_room(mem)?;
+                self.insert(mem, key)?;
+                (self.lookup(key, cpu).ok_or(Errno::E2BIG)?, evicted)
+            }
+        };
+        mem.write_bytes(at, value).map_err(|_fault| Errno::EFAULT)?;
+        Ok(evicted)
+    }
+
+    /// Fails at the limit, unless the map drops its least recently used element instead.
+    fn make_room(&mut self, mem: &GuestMem) -> Result<Option<KernAddr>, Errno> {
+        let Storage::Keyed { blocks, .. } = &self.storage else {
+            return Err(Errno::EINVAL);
+        };
+        if blocks.len() < self.spec.max_entries as usize {
+            return Ok(None);
+        }
+        if self.kind != MapKind::LruHash {
+            return Err(Errno::E2BIG);
+        }
+        let oldest = blocks.iter().min_by_key(|(_, entry)| entry.stamp);
+        let key = oldest.map(|(key, _)| key.clone()).ok_or(Errno::E2BIG)?;
+        self.delete_keyed(mem, &key).map(Some)
+    }
+
+    /// Adds a zeroed element; there must be none with this key.
+    pub(crate) fn insert(&mut self, mem: &GuestMem, key: &[u8]) -> Result<KernAddr, Errno> {
+        let size = self.block_size();
+        let Storage::Keyed { blocks, next_stamp } = &mut self.storage else {
+            return Err(Errno::EINVAL);
+        };
+        let value = mem
+            .alloc(Region::Maps, size, 8)
+            .map_err(|_full| Errno::ENOMEM)?;
+        let stamp = *next_stamp;
+        *next_stamp += 1;
+        let old = blocks.insert(Box::from(key), Entry { value, stamp });
+        assert!(old.is_none(), "element inserted twice");
+        Ok(value)
+    }
+
+    pub(super) fn delete_keyed(&mut self, mem: &GuestMem, key: &[u8]) -> Result<KernAddr, Errno> {
+        let size = self.block_size();
+        let Storage::Keyed { blocks, .. } = &mut self.storage else {
+            return Err(Errno::EINVAL);
+        };
+        let entry = blocks.remove(key).ok_or(Errno::ENOENT)?;
+        mem.free(Region::Maps, entry.value, size, 8);
+        Ok(entry.value)
+    }
+}

@@ -1,0 +1,360 @@
+//! Maps: keys on the host's side, values in guest memory.
+//!
+//! A program holds two kinds of addresses here: of a map's kernel object (one slot of
+//! `Region::MapObjects` per map, so an address names a map without a table) and of a
+//! value. A deleted value's memory is cleared and may be handed out again: a program
+//! that kept its address sees another value, as in the kernel, and never host memory.
+//!
+//! | type | values |
+//! |---|---|
+//! | array, global data | one block, by index |
+//! | per-CPU array | one block, by CPU, then by index |
+//! | hash, per-CPU hash | one block per key |
+//! | queue, stack | one block per element |
+//! | task, cgroup storage | one block per owner, keyed by the owner's address |
+//! | ring buffer | the ring, twice the header's positions on the host's side |
+//! | arena | none: an arena |
+//!
+//! Errors are the kernel's (`kernel/bpf/{arraymap,hashtab,queue_stack_maps}.c`).
+
+mod create;
+mod keyed;
+mod queue;
+mod ringbuf;
+
+use std::collections::BTreeMap;
+use std::collections::VecDeque;
+
+use harena_abi::{Cpu, Errno, KernAddr};
+use harena_bpf::{LinkedMap, MapType};
+
+use crate::layout::{MAP_OBJECT_STRIDE, Region};
+use crate::mem::GuestMem;
+use ringbuf::RingBuf;
+
+pub(crate) use create::create;
+
+/// Number of a map in its VM.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct MapId(pub(crate) u32);
+
+impl MapId {
+    /// The number.
+    #[must_use]
+    pub const fn raw(self) -> u32 {
+        self.0
+    }
+
+    pub(crate) const fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    /// The map whose kernel object lies at `addr`, if `addr` is where such objects start.
+    pub(crate) fn from_object(addr: KernAddr) -> Option<Self> {
+        let offset = addr.offset_from(Region::MapObjects.start())?;
+        if offset % MAP_OBJECT_STRIDE != 0 {
+            return None;
+        }
+        u32::try_from(offset / MAP_OBJECT_STRIDE).ok().map(Self)
+    }
+
+    /// Where the map's kernel object lies.
+    pub(crate) fn object(self) -> KernAddr {
+        let offset = u64::from(self.0) * MAP_OBJECT_STRIDE;
+        Region::MapObjects
+            .start()
+            .checked_add(offset)
+            .expect("map numbers are bounded by the region")
+    }
+}
+
+/// Map types that are modelled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[expect(missing_docs, reason = "the kernel's names say it")]
+pub enum MapKind {
+    Hash,
+    Array,
+    PercpuHash,
+    PercpuArray,
+    LruHash,
+    Queue,
+    Stack,
+    RingBuf,
+    TaskStorage,
+    CgrpStorage,
+    Arena,
+}
+
+impl MapKind {
+    /// The kind of this type, if it is modelled.
+    #[must_use]
+    pub const fn of(map_type: MapType) -> Option<Self> {
+        Some(match map_type {
+            MapType::HASH => Self::Hash,
+            MapType::ARRAY => Self::Array,
+            MapType::PERCPU_HASH => Self::PercpuHash,
+            MapType::PERCPU_ARRAY => Self::PercpuArray,
+            MapType::LRU_HASH => Self::LruHash,
+            MapType::QUEUE => Self::Queue,
+            MapType::STACK => Self::Stack,
+            MapType::RINGBUF => Self::RingBuf,
+            MapType::TASK_STORAGE => Self::TaskStorage,
+            MapType::CGRP_STORAGE => Self::CgrpStorage,
+            MapType::ARENA => Self::Arena,
+            _ => return None,
+        })
+    }
+}
+
+/// `flags` of an update.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum UpdateFlags {
+    /// `BPF_ANY`.
+    Any,
+    /// `BPF_NOEXIST`.
+    NoExist,
+    /// `BPF_EXIST`.
+    Exist,
+}
+
+impl UpdateFlags {
+    /// The flags in a helper's argument; `BPF_F_LOCK` changes nothing here.
+    pub fn from_raw(raw: u64) -> Result<Self, Errno> {
+        const BPF_F_LOCK: u64 = 4;
+        match raw & !BPF_F_LOCK {
+            0 => Ok(Self::Any),
+            1 => Ok(Self::NoExist),
+            2 => Ok(Self::Exist),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+}
+
+/// Where a map keeps its values.
+#[derive(Debug)]
+pub(crate) enum Storage {
+    /// `stride * max_entries` bytes, once per CPU if per-CPU.
+    Array { values: KernAddr },
+    /// A block per key; `order` is the order of insertion, for LRU eviction.
+    Keyed {
+        blocks: BTreeMap<Box<[u8]>, Entry>,
+        next_stamp: u64,
+    },
+    /// A block per element, oldest first.
+    Queue { blocks: VecDeque<KernAddr> },
+    /// A ring of records.
+    RingBuf(RingBuf),
+    /// The pages of an arena: number in the VM's table.
+    Arena { arena: usize },
+}
+
+/// One element of a keyed map.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entry {
+    pub(crate) value: KernAddr,
+    pub(crate) stamp: u64,
+}
+
+/// One map.
+#[derive(Debug)]
+pub struct Map {
+    pub(crate) id: MapId,
+    pub(crate) spec: LinkedMap,
+    pub(crate) kind: MapKind,
+    pub(crate) nr_cpus: u32,
+    pub(crate) storage: Storage,
+}
+
+impl Map {
+    /// Its number.
+    #[must_use]
+    pub fn id(&self) -> MapId {
+        self.id
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.spec.name
+    }
+
+    /// What it was created from.
+    #[must_use]
+    pub fn spec(&self) -> &LinkedMap {
+        &self.spec
+    }
+
+    /// Its type.
+    #[must_use]
+    pub fn kind(&self) -> MapKind {
+        self.kind
+    }
+
+    /// Address of its kernel object: [`MAP_OBJECT_STRIDE`] bytes that the kernel crate may fill
+    /// with a `struct bpf_map`.
+    #[must_use]
+    pub fn object(&self) -> KernAddr {
+        self.id.object()
+    }
+
+    /// Address of the value of global data (or of element 0 of an array).
+    #[must_use]
+    pub fn value_addr(&self) -> Option<KernAddr> {
+        match &self.storage {
+            Storage::Array { values } => Some(*values),
+            Storage::Keyed { .. }
+            | Storage::Queue { .. }
+            | Storage::RingBuf(_)
+            | Storage::Arena { .. } => None,
+        }
+    }
+
+    /// Where `ldimm64` of a byte in the value points: a value's kernel address, an arena's user
+    /// address.
+    pub(crate) fn direct_value_addr(&self) -> Option<u64> {
+        match &self.storage {
+            Storage::Array { values } if self.kind == MapKind::Array => Some(values.raw()),
+            Storage::Arena { .. } => Some(self.spec.map_extra),
+            Storage::Array { .. }
+            | Storage::Keyed { .. }
+            | Storage::Queue { .. }
+            | Storage::RingBuf(_) => None,
+        }
+    }
+
+    /// Bytes from one value to the next.
+    pub(crate) fn stride(&self) -> u64 {
+        u64::from(self.spec.value_size).next_multiple_of(8)
+    }
+
+    pub(crate) fn is_percpu(&self) -> bool {
+        matches!(self.kind, MapKind::PercpuArray | MapKind::PercpuHash)
+    }
+
+    /// Bytes one element takes over all CPUs.
+    pub(crate) fn block_size(&self) -> u64 {
+        let copies = if self.is_percpu() {
+            u64::from(self.nr_cpus)
+        } else {
+            1
+        };
+        self.stride() * copies
+    }
+
+    /// `bpf_map_lookup_elem` (`cpu`: whose copy, for per-CPU maps).
+    pub(crate) fn lookup(&mut self, key: &[u8], cpu: Cpu) -> Option<KernAddr> {
+        if self.is_percpu() && cpu.raw() >= self.nr_cpus {
+            return None;
+        }
+        let offset = if self.is_percpu() {
+            u64::from(cpu.raw())
+        } else {
+            0
+        };
+        match &mut self.storage {
+            Storage::Array { values } => {
+                let index = u32::from_le_bytes(key.try_into().ok()?);
+                let base = *values;
+                if index >= self.spec.max_entries {
+                    return None;
+                }
+                base.checked_add(u64::from(index) * self.block_size() + offset * self.stride())
+            }
+            Storage::Keyed { blocks, next_stamp } => {
+                let entry = blocks.get_mut(key)?;
+                entry.stamp = *next_stamp;
+                *next_stamp += 1;
+                let value = entry.value;
+                value.checked_add(offset * self.stride())
+            }
+            Storage::Queue { .. } | Storage::RingBuf(_) | Storage::Arena { .. } => None,
+        }
+    }
+
+    /// `bpf_map_update_elem`; the value is copied from guest memory. Gives the address of a
+    /// value that was evicted to make room.
+    pub(crate) fn update(
+        &mut self,
+        mem: &GuestMem,
+        key: &[u8],
+        value: &[u8],
+        flags: UpdateFlags,
+        cpu: Cpu,
+    ) -> Result<Option<KernAddr>, Errno> {
+        match self.kind {
+            MapKind::Array | MapKind::PercpuArray => self
+                .update_array(mem, key, value, flags, cpu)
+                .map(|()| None),
+            MapKind::Hash | MapKind::PercpuHash | MapKind::LruHash => {
+                self.update_keyed(mem, key, value, flags, cpu)
+            }
+            MapKind::Queue | MapKind::Stack => Err(Errno::EINVAL),
+            MapKind::RingBuf | MapKind::Arena => Err(Errno::ENOTSUPP),
+            MapKind::TaskStorage | MapKind::CgrpStorage => Err(Errno::EOPNOTSUPP),
+        }
+    }
+
+    fn update_array(
+        &mut self,
+        mem: &GuestMem,
+        key: &[u8],
+        value: &[u8],
+        flags: UpdateFlags,
+        cpu: Cpu,
+    ) -> Result<(), Errno> {
+        let at = self.lookup(key, cpu).ok_or(Errno::E2BIG)?;
+        if flags == UpdateFlags::NoExist {
+            return Err(Errno::EEXIST);
+        }
+        if value.len() as u64 > self.stride() {
+            return Err(Errno::EINVAL);
+        }
+        mem.write_bytes(at, value).map_err(|_fault| Errno::EFAULT)
+    }
+
+    /// `bpf_map_delete_elem`. Gives the address of the value that is gone.
+    pub(crate) fn delete(&mut self, mem: &GuestMem, key: &[u8]) -> Result<KernAddr, Errno> {
+        match self.kind {
+            MapKind::Array | MapKind::PercpuArray | MapKind::Queue | MapKind::Stack => {
+                Err(Errno::EINVAL)
+            }
+            MapKind::Hash
+            | MapKind::PercpuHash
+            | MapKind::LruHash
+            | MapKind::TaskStorage
+            | MapKind::CgrpStorage => self.delete_keyed(mem, key),
+            MapKind::RingBuf | MapKind::Arena => Err(Errno::EOPNOTSUPP),
+        }
+    }
+
+    /// Every key, in the order a walk visits them.
+    pub(crate) fn keys(&self) -> Vec<Box<[u8]>> {
+        match &self.storage {
+            Storage::Array { .. } => (0..self.spec.max_entries)
+                .map(|i| Box::from(i.to_le_bytes()))
+                .collect(),
+            Storage::Keyed { blocks, .. } => blocks.keys().cloned().collect(),
+            Storage::Queue { .. } | Storage::RingBuf(_) | Storage::Arena { .. } => Vec::new(),
+        }
+    }
+
+    /// The key of the element whose value holds `addr`, and where that value starts.
+    pub(crate) fn element_of(&self, addr: KernAddr) -> Option<(Box<[u8]>, KernAddr)> {
+        match &self.storage {
+            Storage::Array { values } => {
+                let offset = addr.offset_from(*values)?;
+                let index = u32::try_from(offset / self.block_size()).ok()?;
+                if index >= self.spec.max_entries {
+                    return None;
+                }
+                let value = values.checked_add(u64::from(index) * self.block_size())?;
+                Some((Box::from(index.to_le_bytes()), value))
+            }
+            Storage::Keyed { blocks, .. } => blocks.iter().find_map(|(key, entry)| {
+                let offset = addr.offset_from(entry.value)?;
+                (offset < self.block_size()).then(|| (key.clone(), entry.value))
+            }),
+            Storage::Queue { .. } | Storage::RingBuf(_) | Storage::Arena { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,446 @@
+//! Guest memory: everything a program can name, and the only door to it.
+//!
+//! Invariants
+//! - Every access is checked against the heap or an arena's window before a host
+//!   address is formed: an address is an allegation until [`GuestMem::host`] has
+//!   looked at it.
+//! - No reference to guest bytes ever exists, only copies and atomics: a program, a
+//!   kfunc or another thread may change them at any time.
+//! - The heap is always mapped. A page of an arena may be empty; checked accesses see
+//!   that in the arena's entries and give a [`MemFault`], they never rely on a signal.
+//!
+//! Multi-byte values are little-endian, as the programs are.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::fmt;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use harena_abi::KernAddr;
+use harena_arena_fault::Access;
+
+use crate::error::{MemFault, OutOfGuestMemory, VmCreateError};
+use crate::exec::access::Atomic;
+use crate::layout::{HEAP_END, HEAP_START, HEAP_WRITABLE, Region};
+use crate::region::RegionAlloc;
+
+const HEAP_LEN: u64 = HEAP_END - HEAP_START;
+
+/// The memory of one VM. Cheap to share; all methods take `&self`.
+pub struct GuestMem {
+    /// Host address of `HEAP_START`.
+    heap: NonNull<u8>,
+    regions: Mutex<[RegionAlloc; Region::ALL.len()]>,
+}
+
+// SAFETY: `heap` points to memory that lives as long as `self` and is accessed only through
+// raw reads and writes and atomics; nothing in it belongs to a thread.
+unsafe impl Send for GuestMem {}
+// SAFETY: as above; the allocator state is behind a mutex.
+unsafe impl Sync for GuestMem {}
+
+impl fmt::Debug for GuestMem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GuestMem").finish_non_exhaustive()
+    }
+}
+
+/// An integer that guest memory can hold.
+pub(crate) trait Scalar: Copy {
+    const LEN: u64;
+    /// The value, zero-extended to a register.
+    fn to_reg(self) -> u64;
+    /// The low bytes of a register.
+    fn from_reg(reg: u64) -> Self;
+}
+
+macro_rules! scalar {
+    ($($t:ty),*) => {$(
+        impl Scalar for $t {
+            const LEN: u64 = size_of::<$t>() as u64;
+            #[inline]
+            fn to_reg(self) -> u64 {
+                u64::from(self)
+            }
+            #[inline]
+            #[expect(clippy::cast_possible_truncation, clippy::allow_attributes, reason = "a store keeps the low bytes")]
+            fn from_reg(reg: u64) -> Self {
+                #[allow(trivial_numeric_casts, reason = "the widest scalar is the register")]
+                { reg as $t }
+            }
+        }
+    )*};
+}
+scalar!(u8, u16, u32);
+
+impl Scalar for u64 {
+    const LEN: u64 = 8;
+    #[inline]
+    fn to_reg(self) -> u64 {
+        self
+    }
+    #[inline]
+    fn from_reg(reg: u64) -> Self {
+        reg
+    }
+}
+
+impl GuestMem {
+    /// Reserves the address space of one VM.
+    pub fn new() -> Result<Self, VmCreateError> {
+        let layout = Self::layout();
+        // SAFETY: the layout has a non-zero size.
+        let heap = unsafe { alloc_zeroed(layout) };
+        let heap = NonNull::new(heap).ok_or_else(|| VmCreateError::Reserve {
+            len: HEAP_LEN,
+            reason: "out of memory".to_owned(),
+        })?;
+        Ok(Self {
+            heap,
+            regions: Mutex::new(Region::ALL.map(RegionAlloc::new)),
+        })
+    }
+
+    fn layout() -> Layout {
+        let len = usize::try_from(HEAP_LEN).expect("64-bit hosts only");
+        Layout::from_size_align(len, 4096).expect("a constant, checked by every test")
+    }
+
+    fn regions(&self) -> MutexGuard<'_, [RegionAlloc; Region::ALL.len()]> {
+        self.regions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes `size` zeroed bytes of a region, aligned to `align` (a power of two).
+    pub fn alloc(
+        &self,
+        region: Region,
+        size: u64,
+        align: u64,
+    ) -> Result<KernAddr, OutOfGuestMemory> {
+        self.regions()[region.index()].alloc(size, align)
+    }
+
+    /// Gives back what [`GuestMem::alloc`] gave; `size` and `align` must be the same.
+    pub fn free(&self, region: Region, addr: KernAddr, size: u64, align: u64) {
+        self.zero(addr, size).expect("an allocated block is backed");
+        self.regions()[region.index()].free(addr, size, align);
+    }
+
+    /// Host address of `len` bytes that a kernel may access.
+    #[inline]
+    fn host(&self, addr: KernAddr, len: u64, access: Access) -> Result<NonNull<u8>, MemFault> {
+        match heap_offset(addr.raw(), len, HEAP_START) {
+            Some(offset) => Ok(self.at(offset)),
+            None => Err(MemFault { addr, len, access }),
+        }
+    }
+
+    /// Host address of a heap offset.
+    #[inline]
+    fn at(&self, offset: u64) -> NonNull<u8> {
+        debug_assert!(offset < HEAP_LEN);
+        #[expect(clippy::cast_possible_truncation, reason = "64-bit hosts only")]
+        let offset = offset as usize;
+        // SAFETY: `offset < HEAP_LEN`, the length of the mapping (checked by `heap_offset`).
+        unsafe { self.heap.add(offset) }
+    }
+
+    /// Loads for a program: from all of the heap.
+    #[inline]
+    pub(crate) fn load<T: Scalar>(&self, addr: u64) -> Option<u64> {
+        let offset = heap_offset(addr, T::LEN, HEAP_START)?;
+        // SAFETY: the bytes lie in the heap, which is mapped.
+        Some(unsafe { read::<T>(self.at(offset)) }.to_reg())
+    }
+
+    /// Stores for a program: to the writable part of the heap.
+    #[inline]
+    pub(crate) fn store<T: Scalar>(&self, addr: u64, value: u64) -> Option<()> {
+        let offset = heap_offset(addr, T::LEN, HEAP_WRITABLE)? + (HEAP_WRITABLE - HEAP_START);
+        // SAFETY: the bytes lie in the heap, which is mapped.
+        unsafe { write(self.at(offset), T::from_reg(value)) };
+        Some(())
+    }
+
+    /// An atomic read-modify-write of a program, giving the old value. A word that is not
+    /// aligned is read and written in two steps, as no other thread may rely on it.
+    pub(crate) fn atomic<T: Word>(&self, addr: u64, request: Atomic) -> Option<u64> {
+        let offset = heap_offset(addr, T::LEN, HEAP_WRITABLE)? + (HEAP_WRITABLE - HEAP_START);
+        // SAFETY: the bytes lie in the heap, which is mapped.
+        Some(unsafe { update::<T>(self.at(offset), request) })
+    }
+}
+
+/// One atomic read-modify-write, giving the old value.
+///
+/// # Safety
+/// 1. The bytes are mapped.
+unsafe fn update<T: Word>(at: NonNull<u8>, request: Atomic) -> u64 {
+    if !at.as_ptr().addr().is_multiple_of(size_of::<T>()) {
+        // SAFETY: mapped (caller).
+        let old = unsafe { read::<T>(at) }.to_reg();
+        // SAFETY: mapped (caller).
+        unsafe { write(at, T::from_reg(request.apply::<T>(old))) };
+        return old;
+    }
+    // SAFETY: mapped (caller) and aligned (checked above).
+    unsafe { T::fetch_update(at, |old| request.apply::<T>(old)) }
+}
+
+/// A word that atomics work on.
+pub(crate) trait Word: Scalar {
+    /// Atomically replaces the word by `f` of it; gives the old one.
+    ///
+    /// # Safety
+    /// 1. The bytes are mapped.
+    /// 2. They are aligned to the word's size.
+    unsafe fn fetch_update(at: NonNull<u8>, f: impl Fn(u64) -> u64) -> u64;
+}
+
+macro_rules! word {
+    ($t:ty, $atomic:ty) => {
+        impl Word for $t {
+            unsafe fn fetch_update(at: NonNull<u8>, f: impl Fn(u64) -> u64) -> u64 {
+                // SAFETY: mapped and aligned (caller); only atomics and volatile accesses
+                // touch guest memory.
+                let cell = unsafe { <$atomic>::from_ptr(at.cast().as_ptr()) };
+                let mut old = cell.load(Ordering::Relaxed);
+                loop {
+                    let new = <$t>::from_reg(f(old.to_reg()));
+                    // SeqCst: BPF atomics that fetch are full barriers, as in the kernel.
+                    match cell.compare_exchange(old, new, Ordering::SeqCst, Ordering::Relaxed) {
+                        Ok(_) => return old.to_reg(),
+                        Err(found) => old = found,
+                    }
+                }
+            }
+        }
+    };
+}
+word!(u32, AtomicU32);
+word!(u64, AtomicU64);
+
+/// Offset of an access from `start` of the heap, if all of it lies below `HEAP_END`.
+#[inline]
+fn heap_offset(addr: u64, len: u64, start: u64) -> Option<u64> {
+    let offset = addr.wrapping_sub(start);
+    let room = (HEAP_END - start).checked_sub(len)?;
+    (offset <= room).then_some(offset)
+}
+
+#[repr(C, packed)]
+#[derive(Clone, Copy)]
+struct Unaligned<T>(T);
+
+/// One volatile read of any alignment.
+///
+/// # Safety
+/// 1. The bytes are mapped.
+#[inline]
+unsafe fn read<T: Scalar>(at: NonNull<u8>) -> T {
+    // SAFETY: mapped (caller); `Unaligned` has alignment 1; every bit pattern is a `T`.
+    unsafe { at.cast::<Unaligned<T>>().read_volatile() }.0
+}
+
+/// One volatile write of any alignment.
+///
+/// # Safety
+/// 1. The bytes are mapped.
+#[inline]
+unsafe fn write<T: Scalar>(at: NonNull<u8>, value: T) {
+    // SAFETY: mapped (caller); `Unaligned` has alignment 1.
+    unsafe { at.cast::<Unaligned<T>>().write_volatile(Unaligned(value)) };
+}
+
+macro_rules! accessors {
+    ($($t:ty, $read:ident, $write:ident;)*) => {$(
+        /// Reads one value with the kernel's rights.
+        pub fn $read(&self, addr: KernAddr) -> Result<$t, MemFault> {
+            let at = self.host(addr, <$t>::LEN, Access::Read)?;
+            // SAFETY: `host` found the bytes mapped.
+            Ok(unsafe { read::<$t>(at) })
+        }
+
+        /// Writes one value with the kernel's rights (also frozen maps).
+        pub fn $write(&self, addr: KernAddr, value: $t) -> Result<(), MemFault> {
+            let at = self.host(addr, <$t>::LEN, Access::Write)?;
+            // SAFETY: `host` found the bytes mapped.
+            unsafe { write(at, value) };
+            Ok(())
+        }
+    )*};
+}
+
+impl GuestMem {
+    accessors! {
+        u8, read_u8, write_u8;
+        u16, read_u16, write_u16;
+        u32, read_u32, write_u32;
+        u64, read_u64, write_u64;
+    }
+
+    /// Copies guest bytes out.
+    pub fn read_bytes(&self, addr: KernAddr, into: &mut [u8]) -> Result<(), MemFault> {
+        let from = self.host(addr, into.len() as u64, Access::Read)?;
+        // SAFETY: `host` found the bytes mapped; `into` is the host's own, thus elsewhere.
+        unsafe { from.copy_to_nonoverlapping(NonNull::from(&mut *into).cast(), into.len()) };
+        Ok(())
+    }
+
+    /// Copies bytes into the guest, with the kernel's rights (also frozen maps).
+    pub fn write_bytes(&self, addr: KernAddr, from: &[u8]) -> Result<(), MemFault> {
+        let to = self.host(addr, from.len() as u64, Access::Write)?;
+        // SAFETY: `host` found the bytes mapped; `from` is the host's own, thus elsewhere.
+        unsafe { to.copy_from_nonoverlapping(NonNull::from(from).cast(), from.len()) };
+        Ok(())
+    }
+
+    /// Copies `len` bytes from one guest address to another, as `memmove`.
+    pub fn copy(&self, to: KernAddr, from: KernAddr, len: u64) -> Result<(), MemFault> {
+        let src = self.host(from, len, Access::Read)?;
+        let dst = self.host(to, len, Access::Write)?;
+        #[expect(clippy::cast_possible_truncation, reason = "64-bit hosts only")]
+        let len = len as usize;
+        // SAFETY: `host` found both ranges mapped; `copy_to` allows them to overlap.
+        unsafe { src.copy_to(dst, len) };
+        Ok(())
+    }
+
+    /// Clears `len` bytes.
+    pub fn zero(&self, addr: KernAddr, len: u64) -> Result<(), MemFault> {
+        let at = self.host(addr, len, Access::Write)?;
+        #[expect(clippy::cast_possible_truncation, reason = "64-bit hosts only")]
+        let len = len as usize;
+        // SAFETY: `host` found the bytes mapped.
+        unsafe { at.write_bytes(0, len) };
+        Ok(())
+    }
+
+    /// The bytes from `addr` up to, not including, a NUL, at most `max` of them. A string that
+    /// runs into unmapped memory gives the fault.
+    pub fn cstr(&self, addr: KernAddr, max: u64) -> Result<Vec<u8>, MemFault> {
+        let mut bytes = Vec::new();
+        for i in 0..max {
+            let at = addr.checked_add(i).ok_or(MemFault {
+                addr,
+                len: i,
+                access: Access::Read,
+            })?;
+            match self.read_u8(at)? {
+                0 => break,
+                byte => bytes.push(byte),
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Atomically replaces a value, giving the old one. `addr` must be 8-byte aligned.
+    pub fn swap_u64(&self, addr: KernAddr, value: u64) -> Result<u64, MemFault> {
+        let at = self.aligned(addr, 8)?;
+        // SAFETY: mapped and aligned (checked by `aligned`); only atomics and volatile
+        // accesses touch guest memory.
+        let cell = unsafe { AtomicU64::from_ptr(at.cast().as_ptr()) };
+        // AcqRel: what the pointer leads to was written before it was stored by the other side.
+        Ok(cell.swap(value, Ordering::AcqRel))
+    }
+
+    /// Atomically replaces `old` by `new`; gives what was there. `addr` must be 4-byte aligned.
+    pub fn cmpxchg_u32(&self, addr: KernAddr, old: u32, new: u32) -> Result<u32, MemFault> {
+        let at = self.aligned(addr, 4)?;
+        // SAFETY: mapped and aligned (checked by `aligned`); only atomics and volatile
+        // accesses touch guest memory.
+        let cell = unsafe { AtomicU32::from_ptr(at.cast().as_ptr()) };
+        // AcqRel: used for locks; pairs with the release of the other holder.
+        let result = cell.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire);
+        Ok(result.unwrap_or_else(|found| found))
+    }
+
+    fn aligned(&self, addr: KernAddr, align: u64) -> Result<NonNull<u8>, MemFault> {
+        if !addr.raw().is_multiple_of(align) {
+            return Err(MemFault {
+                addr,
+                len: align,
+                access: Access::Write,
+            });
+        }
+        self.host(addr, align, Access::Write)
+    }
+}
+
+impl Drop for GuestMem {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this layout; nobody uses it after `self`.
+        unsafe { dealloc(self.heap.as_ptr(), Self::layout()) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(raw: u64) -> KernAddr {
+        KernAddr::new(raw)
+    }
+
+    #[test]
+    fn only_the_heap_is_backed() {
+        let mem = GuestMem::new().unwrap();
+        let last = HEAP_END - 8;
+        for bad in [
+            0,
+            1,
+            HEAP_START - 1,
+            last + 1,
+            HEAP_END,
+            1 << 47,
+            u64::MAX,
+            u64::MAX - 7,
+        ] {
+            assert!(mem.read_u64(at(bad)).is_err(), "{bad:#x}");
+            assert!(mem.write_u64(at(bad), 1).is_err(), "{bad:#x}");
+            assert_eq!(mem.load::<u64>(bad), None, "{bad:#x}");
+            assert_eq!(mem.store::<u64>(bad, 1), None, "{bad:#x}");
+        }
+        for good in [HEAP_START, HEAP_START + 1, last] {
+            mem.write_u64(at(good), good).unwrap();
+            assert_eq!(mem.load::<u64>(good), Some(good));
+        }
+    }
+
+    #[test]
+    fn programs_cannot_store_to_frozen_memory() {
+        let mem = GuestMem::new().unwrap();
+        assert_eq!(mem.store::<u64>(HEAP_WRITABLE - 1, 1), None);
+        assert_eq!(mem.store::<u64>(HEAP_WRITABLE, 1), Some(()));
+        mem.write_u8(at(HEAP_WRITABLE - 1), 7).unwrap();
+        assert_eq!(mem.load::<u8>(HEAP_WRITABLE - 1), Some(7));
+    }
+
+    #[test]
+    fn lengths_do_not_overflow() {
+        let mem = GuestMem::new().unwrap();
+        assert!(mem.zero(at(HEAP_START), u64::MAX).is_err());
+        assert!(mem.zero(at(HEAP_START), HEAP_LEN + 1).is_err());
+        assert!(mem.copy(at(HEAP_START), at(HEAP_END - 4), 8).is_err());
+    }
+
+    #[test]
+    fn freed_memory_is_zero_when_it_comes_back() {
+        let mem = GuestMem::new().unwrap();
+        let block = mem.alloc(Region::Kernel, 16, 8).unwrap();
+        mem.write_u64(block, u64::MAX).unwrap();
+        mem.free(Region::Kernel, block, 16, 8);
+        assert_eq!(mem.alloc(Region::Kernel, 16, 8).unwrap(), block);
+        assert_eq!(mem.read_u64(block).unwrap(), 0);
+    }
+
+    #[test]
+    fn strings_end_at_nul_or_limit() {
+        let mem = GuestMem::new().unwrap();
+        let block = mem.alloc(Region::Kernel, 16, 8).unwrap();
+        mem.write_bytes(block, b"abc\0def").unwrap();
+        assert_eq!(mem.cstr(block, 16).unwrap(), b"abc");
+        assert_eq!(mem.cstr(block, 2).unwrap(), b"ab");
+    }
+}

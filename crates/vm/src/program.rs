@@ -1,0 +1,129 @@
+//! A loaded program: the linked program it came from, and its code.
+//!
+//! The executable form is separate from everything else, so that another engine is one
+//! more variant of [`Executable`] and nothing above it changes.
+
+use harena_bpf::{LinkedProgram, SourceLine};
+
+use crate::decode::Code;
+use crate::error::Place;
+use crate::host::{KfuncDesc, Sleepable};
+use crate::maps::MapId;
+
+/// Number of a program in its VM.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ProgId(pub(crate) u32);
+
+impl ProgId {
+    /// The number.
+    #[must_use]
+    pub const fn raw(self) -> u32 {
+        self.0
+    }
+
+    pub(crate) const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// How programs are executed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub enum Engine {
+    /// The reference: decoded instructions, one after the other.
+    #[default]
+    Interpreter,
+}
+
+/// A program in the form its engine executes.
+#[derive(Debug)]
+pub(crate) enum Executable {
+    /// For the interpreter.
+    Decoded(Code),
+}
+
+/// A program that can be run.
+#[derive(Debug)]
+pub struct Program {
+    pub(crate) id: ProgId,
+    /// Without its instructions, which `executable` holds.
+    pub(crate) linked: LinkedProgram,
+    pub(crate) len: u32,
+    pub(crate) arena: Option<MapId>,
+    /// The kfuncs it calls; decoded calls carry an index of this.
+    pub(crate) kfuncs: Vec<KfuncDesc>,
+    pub(crate) executable: Executable,
+}
+
+impl Program {
+    /// Its number.
+    #[must_use]
+    pub fn id(&self) -> ProgId {
+        self.id
+    }
+
+    /// Name of the entry function.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.linked.name
+    }
+
+    /// What the linker said about it; the instructions are left out.
+    #[must_use]
+    pub fn linked(&self) -> &LinkedProgram {
+        &self.linked
+    }
+
+    /// Whether it may call what sleeps.
+    #[must_use]
+    pub fn sleepable(&self) -> Sleepable {
+        if self.linked.sleepable {
+            Sleepable::Yes
+        } else {
+            Sleepable::No
+        }
+    }
+
+    /// The arena it is associated with (`prog_arena()`).
+    #[must_use]
+    pub fn arena(&self) -> Option<MapId> {
+        self.arena
+    }
+
+    /// The source line of a slot.
+    pub(crate) fn line_at(&self, insn: u32) -> Option<SourceLine<'_>> {
+        self.linked.lines.at(insn)
+    }
+
+    /// `source text @ file:line`, as reports print it.
+    pub(crate) fn line_text(&self, insn: u32) -> Option<String> {
+        let line = self.line_at(insn)?;
+        Some(format!(
+            "{} @ {}:{}",
+            line.text.trim(),
+            line.file,
+            line.line
+        ))
+    }
+
+    /// The place for error messages.
+    pub(crate) fn place(&self, insn: u32) -> Place {
+        let function = self.linked.func_at(insn).map_or("", |f| &f.name);
+        Place {
+            program: self.linked.name.clone(),
+            function: function.to_owned(),
+            insn,
+            line: self.line_text(insn),
+        }
+    }
+
+    /// `function+0xoffset/0xsize`, as the kernel's `%pS`; in bytes of 8-byte instructions.
+    pub(crate) fn symbol(&self, insn: u32) -> String {
+        let (name, start, len) = match self.linked.func_at(insn) {
+            Some(f) => (&f.name, f.start, f.len),
+            None => (&self.linked.name, 0, self.len),
+        };
+        let offset = u64::from(insn.saturating_sub(start)) * 8;
+        format!("{name}+{offset:#x}/{:#x}", u64::from(len) * 8)
+    }
+}

@@ -1,0 +1,83 @@
+//! Writing down a violation: the kernel's text in the program's stderr stream, and an
+//! entry in the list for tables.
+
+use std::fmt::Write as _;
+
+use harena_arena_fault::Access;
+
+use crate::error::access_word;
+use crate::host::Host;
+use crate::program::Program;
+use crate::violation::{Violation, ViolationKind};
+use crate::vm::Vm;
+
+/// Records a violation at the instruction that is being executed. Faults on an arena are also
+/// reported in the stderr stream of the program.
+pub(crate) fn violation(
+    vm: &mut Vm,
+    host: &dyn Host,
+    program: &Program,
+    (kind, access): (ViolationKind, Access),
+    address: u64,
+) {
+    let insn = vm.frames.last().map_or(0, |frame| frame.pc);
+    vm.violations.add((program.id, insn), kind, access, || {
+        let line = program.line_at(insn);
+        Violation {
+            kind,
+            program: program.name().to_owned(),
+            function: program.place(insn).function,
+            insn,
+            access: access_word(access),
+            address,
+            file: line.map(|l| l.file.to_owned()),
+            line: line.map(|l| l.line),
+            source: line.map(|l| l.text.trim().to_owned()),
+            count: 1,
+        }
+    });
+    if kind == ViolationKind::Wild {
+        return;
+    }
+    let text = arena_report(vm, host, program, access, address);
+    // A full stream counts what it drops.
+    let _full = vm.streams[program.id.index()].stderr.push(text);
+}
+
+/// The report of a fault on an arena, in the kernel's layout.
+fn arena_report(
+    vm: &Vm,
+    host: &dyn Host,
+    program: &Program,
+    access: Access,
+    address: u64,
+) -> String {
+    let mut text = String::new();
+    let task = host.current();
+    let word = access_word(access);
+    let written = writeln!(
+        text,
+        "ERROR: Arena {word} access at unmapped address {address:#x}"
+    )
+    .and_then(|()| {
+        let (cpu, uid, pid) = (host.cpu(), task.uid, task.pid);
+        writeln!(text, "CPU: {cpu} UID: {uid} PID: {pid} Comm: {}", task.comm)
+    })
+    .and_then(|()| writeln!(text, "Call trace:"))
+    .and_then(|()| call_trace(vm, program, &mut text))
+    .and_then(|()| writeln!(text));
+    written.expect("writing to a string succeeds");
+    text
+}
+
+/// The frames of the innermost run, innermost first.
+fn call_trace(vm: &Vm, program: &Program, text: &mut String) -> std::fmt::Result {
+    let first = vm.runs.last().map_or(0, |run| run.first_frame);
+    for frame in vm.frames[first..].iter().rev() {
+        writeln!(text, "{}", program.symbol(frame.pc))?;
+        if let Some(line) = program.line_text(frame.pc) {
+            writeln!(text, "  {line}")?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,318 @@
+//! One simulation's BPF machine: memory, maps, programs, and the run in progress.
+//!
+//! A `Vm` may move between threads but is used by one at a time. A kfunc gets it back as
+//! `&mut` and may run further programs: everything a run needs while it is interrupted
+//! lies in `frames` and `runs`, so runs nest like the calls that make them.
+
+use std::sync::Arc;
+
+use harena_abi::KernAddr;
+use harena_bpf::{LinkedObject, MapIndex};
+
+use crate::error::{Abort, AbortCause, OutOfGuestMemory, Place, VmCreateError, VmLoadError};
+use crate::host::{ContextSet, Host, KfuncDesc, Sleepable};
+use crate::layout::{CPU_COUNT_MAX, Region};
+use crate::maps::{Map, MapId};
+use crate::mem::GuestMem;
+use crate::program::{Engine, ProgId, Program};
+use crate::stream::{Stream, StreamId};
+use crate::struct_ops::{StructOpsId, StructOpsMap};
+use crate::timer::Timers;
+use crate::violation::{Violation, Violations};
+
+/// Instructions one outermost run may execute, unless `VmConfig` says otherwise.
+pub const INSN_BUDGET_DEFAULT: u64 = 1 << 27;
+/// Runs that may nest through kfuncs.
+pub const NESTED_RUNS_MAX: u32 = 8;
+/// Frames of one run, callbacks included.
+pub const FRAMES_MAX: u32 = 8;
+/// Bytes of stack one run has.
+pub(crate) const STACK_SIZE: u64 = 512 * FRAMES_MAX as u64;
+
+/// What a VM is created with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct VmConfig {
+    /// CPUs, for per-CPU maps.
+    pub nr_cpus: u32,
+    /// Instructions one outermost run may execute.
+    pub insn_budget: u64,
+    /// How programs are executed.
+    pub engine: Engine,
+}
+
+impl VmConfig {
+    /// The defaults for a machine of `nr_cpus` CPUs.
+    #[must_use]
+    pub const fn new(nr_cpus: u32) -> Self {
+        Self {
+            nr_cpus,
+            insn_budget: INSN_BUDGET_DEFAULT,
+            engine: Engine::Interpreter,
+        }
+    }
+}
+
+/// What a program is called with, and from where.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RunArgs {
+    /// r1: the context. A struct_ops program gets the address of a `u64[]` of its arguments
+    /// (see [`Vm::args`]).
+    pub ctx: KernAddr,
+    /// Contexts in which the program is called: a kfunc that shares none is refused.
+    pub contexts: ContextSet,
+}
+
+impl RunArgs {
+    /// A call with this context, legal for all kfuncs.
+    #[must_use]
+    pub const fn new(ctx: KernAddr) -> Self {
+        Self {
+            ctx,
+            contexts: ContextSet::ANY,
+        }
+    }
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RunResult {
+    /// r0.
+    pub ret: u64,
+    /// Instructions executed, nested runs and callbacks included.
+    pub insns: u64,
+}
+
+/// What [`Vm::load`] made of an object. Positions are those in the object.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Loaded {
+    /// Its programs.
+    pub programs: Vec<ProgId>,
+    /// Its maps.
+    pub maps: Vec<MapId>,
+    /// Its struct_ops variables.
+    pub struct_ops: Vec<StructOpsId>,
+}
+
+impl Loaded {
+    /// The map at this index of the linked object.
+    #[must_use]
+    pub fn map(&self, index: MapIndex) -> Option<MapId> {
+        self.maps.get(index.index()).copied()
+    }
+}
+
+/// A run in progress.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Run {
+    pub(crate) prog: ProgId,
+    pub(crate) contexts: ContextSet,
+    pub(crate) sleepable: Sleepable,
+    /// Index in `frames` of its first frame.
+    pub(crate) first_frame: usize,
+}
+
+/// A function call in progress.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Frame {
+    /// The slot that is being executed; of an interrupted frame, the call.
+    pub(crate) pc: u32,
+    /// r6 to r9 of the caller.
+    pub(crate) saved: [u64; 4],
+    /// `may_goto`s that may still fall through.
+    pub(crate) may_goto_left: u32,
+}
+
+/// Streams of one program.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Streams {
+    pub(crate) stdout: Stream,
+    pub(crate) stderr: Stream,
+}
+
+/// A BPF machine.
+#[derive(Debug)]
+pub struct Vm {
+    pub(crate) mem: Arc<GuestMem>,
+    pub(crate) config: VmConfig,
+    pub(crate) maps: Vec<Map>,
+    pub(crate) programs: Vec<Arc<Program>>,
+    pub(crate) struct_ops: Vec<StructOpsMap>,
+    pub(crate) streams: Vec<Streams>,
+    pub(crate) trace: Stream,
+    pub(crate) violations: Violations,
+    pub(crate) timers: Timers,
+    pub(crate) runs: Vec<Run>,
+    pub(crate) frames: Vec<Frame>,
+    /// Instructions the outermost run may still execute.
+    pub(crate) insns_left: u64,
+    /// Instructions executed by all runs that have ended.
+    pub(crate) insns_total: u64,
+    /// One stack per nesting level.
+    pub(crate) stacks: KernAddr,
+    /// One block for keys of callbacks per nesting level.
+    pub(crate) scratch: KernAddr,
+}
+
+impl Vm {
+    /// Creates a machine without programs.
+    pub fn new(config: VmConfig) -> Result<Self, VmCreateError> {
+        if config.nr_cpus == 0 || config.nr_cpus > CPU_COUNT_MAX {
+            return Err(VmCreateError::CpuCount {
+                nr_cpus: config.nr_cpus,
+                max: CPU_COUNT_MAX,
+            });
+        }
+        let mem = GuestMem::new()?;
+        let first = |region, size| {
+            mem.alloc(region, size, 4096)
+                .expect("regions are larger than their first block")
+        };
+        let stacks = first(Region::Stacks, STACK_SIZE * u64::from(NESTED_RUNS_MAX));
+        let scratch = first(Region::Contexts, 4096);
+        Ok(Self {
+            mem: Arc::new(mem),
+            config,
+            maps: Vec::new(),
+            programs: Vec::new(),
+            struct_ops: Vec::new(),
+            streams: Vec::new(),
+            trace: Stream::default(),
+            violations: Violations::default(),
+            timers: Timers::default(),
+            runs: Vec::with_capacity(NESTED_RUNS_MAX as usize),
+            frames: Vec::with_capacity((NESTED_RUNS_MAX * FRAMES_MAX) as usize),
+            insns_left: 0,
+            insns_total: 0,
+            stacks,
+            scratch,
+        })
+    }
+
+    /// Creates the maps of an object and makes its programs ready to run. `kfuncs` are the
+    /// host's; the engine adds its own (see [`crate::generic_kfuncs`]).
+    pub fn load(
+        &mut self,
+        object: &LinkedObject,
+        kfuncs: &[KfuncDesc],
+    ) -> Result<Loaded, VmLoadError> {
+        crate::load::load(self, object, kfuncs)
+    }
+
+    /// Runs a program to its end.
+    pub fn run(
+        &mut self,
+        prog: ProgId,
+        args: &RunArgs,
+        host: &mut dyn Host,
+    ) -> Result<RunResult, Abort> {
+        crate::exec::run(self, prog, args, host)
+    }
+
+    /// Guest memory.
+    #[must_use]
+    pub fn mem(&self) -> &GuestMem {
+        &self.mem
+    }
+
+    /// Guest memory, to keep.
+    #[must_use]
+    pub fn shared_mem(&self) -> Arc<GuestMem> {
+        Arc::clone(&self.mem)
+    }
+
+    /// What the machine was created with.
+    #[must_use]
+    pub fn config(&self) -> &VmConfig {
+        &self.config
+    }
+
+    /// A program; numbers come from [`Vm::load`].
+    #[must_use]
+    pub fn program(&self, prog: ProgId) -> &Program {
+        &self.programs[prog.index()]
+    }
+
+    /// A map; numbers come from [`Vm::load`].
+    #[must_use]
+    pub fn map(&self, map: MapId) -> &Map {
+        &self.maps[map.index()]
+    }
+
+    /// Places `args` as a `u64[]` in guest memory at `at`, a context for a struct_ops program.
+    pub fn write_args(&self, at: KernAddr, args: &[u64]) -> Result<(), crate::MemFault> {
+        for (i, arg) in (0u64..).zip(args) {
+            let slot = at.checked_add(i * 8).unwrap_or(KernAddr::NULL);
+            self.mem.write_u64(slot, *arg)?;
+        }
+        Ok(())
+    }
+
+    /// Allocates a context of `args` 64-bit arguments; reuse it over calls.
+    pub fn alloc_args(&self, args: usize) -> Result<KernAddr, OutOfGuestMemory> {
+        self.mem.alloc(Region::Contexts, args as u64 * 8, 8)
+    }
+
+    /// Instructions executed since the machine was created.
+    #[must_use]
+    pub fn insns_total(&self) -> u64 {
+        self.insns_total
+    }
+
+    /// Takes what a program wrote to one of its streams.
+    pub fn drain_stream(&mut self, prog: ProgId, stream: StreamId) -> String {
+        self.stream_mut(prog, stream).drain()
+    }
+
+    /// Messages that a program's stream had no room for.
+    #[must_use]
+    pub fn stream_dropped(&self, prog: ProgId, stream: StreamId) -> u64 {
+        let streams = &self.streams[prog.index()];
+        match stream {
+            StreamId::Stdout => streams.stdout.dropped(),
+            StreamId::Stderr => streams.stderr.dropped(),
+        }
+    }
+
+    pub(crate) fn stream_mut(&mut self, prog: ProgId, stream: StreamId) -> &mut Stream {
+        let streams = &mut self.streams[prog.index()];
+        match stream {
+            StreamId::Stdout => &mut streams.stdout,
+            StreamId::Stderr => &mut streams.stderr,
+        }
+    }
+
+    /// Takes what programs wrote with `bpf_trace_printk`.
+    pub fn drain_trace(&mut self) -> String {
+        self.trace.drain()
+    }
+
+    /// Violations so far, in order of first occurrence.
+    #[must_use]
+    pub fn violations(&self) -> &[Violation] {
+        self.violations.list()
+    }
+
+    /// Violations at places beyond those that are kept.
+    #[must_use]
+    pub fn violations_dropped(&self) -> u64 {
+        self.violations.dropped()
+    }
+
+    /// The place of the instruction that is being executed.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        match (self.runs.last(), self.frames.last()) {
+            (Some(run), Some(frame)) => self.program(run.prog).place(frame.pc),
+            (None, _) | (_, None) => Place::default(),
+        }
+    }
+
+    /// An abort at the instruction that is being executed.
+    pub(crate) fn abort_here(&self, cause: AbortCause) -> Abort {
+        Abort {
+            place: self.place(),
+            cause,
+            insns: self.config.insn_budget - self.insns_left,
+        }
+    }
+}
