@@ -24,7 +24,10 @@ ARENA(arena, ARENA_PAGES);
 #define PAGE(number) AT((u64)(number) * PAGE_SIZE)
 
 // How far a user address is into the window; -1 for NULL.
-#define OFFSET_OF(ptr) ((u64)(ptr) ? (u64)(ptr) - ARENA_USER_BASE : -1ULL)
+static __always_inline u64 offset_of(void __arena *ptr)
+{
+	return ptr ? (u64)ptr - ARENA_USER_BASE : -1ULL;
+}
 
 struct arena_ctx {
 	u64 in[4];

@@ -37,22 +37,38 @@ static __always_inline bool cmask_test(u32 cid, const struct scx_cmask __arena *
 	return cmask_has(cid, m) && (*cmask_word_of(cid, m) >> (cid % 64) & 1);
 }
 
+// Changes the bit of `cid`, which the mask has, and tells what it was. A compare-and-swap rather
+// than a fetching `or`, which not every kernel's JIT accepts on arena memory.
+static __always_inline bool cmask_change(u32 cid, struct scx_cmask __arena *m, bool to)
+{
+	u64 __arena *word = cmask_word_of(cid, m);
+	u64 bit = 1ULL << (cid % 64);
+
+	while (can_loop) {
+		u64 old = *word;
+
+		if (!!(old & bit) == to)
+			break;
+		if (__sync_val_compare_and_swap(word, old, old ^ bit) == old)
+			return !to;
+	}
+	return to;
+}
+
 static __always_inline void cmask_set(u32 cid, struct scx_cmask __arena *m)
 {
 	if (cmask_has(cid, m))
-		__sync_fetch_and_or(cmask_word_of(cid, m), 1ULL << (cid % 64));
+		cmask_change(cid, m, true);
 }
 
 static __always_inline void cmask_clear(u32 cid, struct scx_cmask __arena *m)
 {
 	if (cmask_has(cid, m))
-		__sync_fetch_and_and(cmask_word_of(cid, m), ~(1ULL << (cid % 64)));
+		cmask_change(cid, m, false);
 }
 
 // True for exactly one of several CPUs that race to take the bit.
 static __always_inline bool cmask_test_and_clear(u32 cid, struct scx_cmask __arena *m)
 {
-	u64 bit = 1ULL << (cid % 64);
-
-	return cmask_has(cid, m) && (__sync_fetch_and_and(cmask_word_of(cid, m), ~bit) & bit);
+	return cmask_has(cid, m) && cmask_change(cid, m, false);
 }

@@ -43,7 +43,7 @@ int globals(struct arena_ctx *ctx)
 	zeroed[ctx->in[0] & 3] = ctx->in[1];
 	initialised[1] += 1;
 	ctx->out[2] = zeroed[2];
-	ctx->out[3] = OFFSET_OF(&zeroed[0]) / PAGE_SIZE;
+	ctx->out[3] = offset_of(&zeroed[0]) / PAGE_SIZE;
 	return 0;
 }
 

@@ -38,7 +38,7 @@ int store_empty(struct arena_ctx *ctx)
 	*(volatile u8 __arena *)&p[3] = 3;
 	ctx->out[0] = p[0];
 	page = bpf_arena_alloc_pages(&arena, EMPTY, 1, -1, 0);
-	ctx->out[1] = OFFSET_OF(page);
+	ctx->out[1] = offset_of(page);
 	if (!page)
 		return 1;
 	ctx->out[2] = page[0] | page[1] | page[2] | page[3];
@@ -49,8 +49,7 @@ int store_empty(struct arena_ctx *ctx)
 	return 0;
 }
 
-// Every atomic, 64 bits wide. They are written in assembly, so that what a fault leaves in the
-// registers can be seen.
+// Atomics of 64 bits, in assembly where that shows what a fault leaves in the registers.
 SEC("syscall")
 int atomic64_empty(struct arena_ctx *ctx)
 {
@@ -67,21 +66,15 @@ int atomic64_empty(struct arena_ctx *ctx)
 		     : [p] "r"(host)
 		     : "memory");
 	ctx->out[0] = value;
-	value = 6;
-	asm volatile("%[v] = atomic_fetch_or((u64 *)(%[p] + 0), %[v])"
-		     : [v] "+r"(value)
-		     : [p] "r"(host)
-		     : "memory");
-	ctx->out[1] = value;
 	value = 7;
 	asm volatile("%[v] = xchg_64(%[p] + 0, %[v])"
 		     : [v] "+r"(value)
 		     : [p] "r"(host)
 		     : "memory");
-	ctx->out[2] = value;
+	ctx->out[1] = value;
 	// Looks successful: r0 keeps the expected value.
-	ctx->out[3] = __sync_val_compare_and_swap(p, 8, 9);
-	ctx->out[4] = *(volatile u64 __arena *)p;
+	ctx->out[2] = __sync_val_compare_and_swap(p, 8, 9);
+	ctx->out[3] = *(volatile u64 __arena *)p;
 	return 0;
 }
 
@@ -112,16 +105,42 @@ int atomics_present(struct arena_ctx *ctx)
 	if (!p)
 		return 1;
 	ctx->out[0] = __sync_fetch_and_add(p, 5);
-	ctx->out[1] = __sync_fetch_and_or(p, 0x30);
-	ctx->out[2] = __sync_fetch_and_and(p, 0x31);
-	ctx->out[3] = __sync_fetch_and_xor(p, 0x101);
-	ctx->out[4] = __sync_lock_test_and_set(p, 0x1234567890abcdef);
-	ctx->out[5] = __sync_val_compare_and_swap(p, 0x1234567890abcdef, 9);
-	ctx->out[6] = __sync_val_compare_and_swap(p, 1, 2);
-	ctx->out[7] = *p;
+	ctx->out[1] = __sync_lock_test_and_set(p, 0x1234567890abcdef);
+	ctx->out[2] = __sync_val_compare_and_swap(p, 0x1234567890abcdef, 9);
+	ctx->out[3] = __sync_val_compare_and_swap(p, 1, 2);
+	ctx->out[4] = *p;
 	p[1] = 0xffffffffffffffff;
-	ctx->out[8] = __sync_fetch_and_add((u32 __arena *)&p[1], 2);
-	ctx->out[9] = p[1];
+	ctx->out[5] = __sync_fetch_and_add((u32 __arena *)&p[1], 2);
+	ctx->out[6] = p[1];
+	// Without a result they are other instructions.
+	__atomic_fetch_or(&p[2], 0xf0, __ATOMIC_RELAXED);
+	__atomic_fetch_and(&p[2], 0x3c, __ATOMIC_RELAXED);
+	__atomic_fetch_xor(&p[2], 0x11, __ATOMIC_RELAXED);
+	__atomic_fetch_add(&p[2], 1, __ATOMIC_RELAXED);
+	ctx->out[7] = p[2];
+	bpf_arena_free_pages(&arena, p, 1);
+	return 0;
+}
+
+// The fetching bit operations, which not every kernel's JIT accepts on arena memory.
+SEC("syscall")
+int fetch_bits(struct arena_ctx *ctx)
+{
+	u64 __arena *p = bpf_arena_alloc_pages(&arena, PAGE(10), 1, -1, 0);
+	u64 *host = (u64 *)EMPTY;
+	u64 value = 6;
+
+	if (!p)
+		return 1;
+	ctx->out[0] = __sync_fetch_and_or(p, 0x30);
+	ctx->out[1] = __sync_fetch_and_and(p, 0x21);
+	ctx->out[2] = __sync_fetch_and_xor(p, 0x101);
+	ctx->out[3] = *p;
+	asm volatile("%[v] = atomic_fetch_or((u64 *)(%[p] + 0), %[v])"
+		     : [v] "+r"(value)
+		     : [p] "r"(host)
+		     : "memory");
+	ctx->out[4] = value;
 	bpf_arena_free_pages(&arena, p, 1);
 	return 0;
 }

@@ -21,7 +21,7 @@ int exchange(struct arena_ctx *ctx)
 SEC("syscall")
 int alloc_page(struct arena_ctx *ctx)
 {
-	ctx->out[0] = OFFSET_OF(bpf_arena_alloc_pages(&arena, AT(ctx->in[0]), 1, -1, 0));
+	ctx->out[0] = offset_of(bpf_arena_alloc_pages(&arena, AT(ctx->in[0]), 1, -1, 0));
 	return 0;
 }
 
@@ -37,6 +37,6 @@ int free_page(struct arena_ctx *ctx)
 SEC("syscall")
 int alloc_any(struct arena_ctx *ctx)
 {
-	ctx->out[0] = OFFSET_OF(bpf_arena_alloc_pages(&arena, NULL, 1, -1, 0));
+	ctx->out[0] = offset_of(bpf_arena_alloc_pages(&arena, NULL, 1, -1, 0));
 	return 0;
 }
