@@ -1,1 +1,65 @@
-//! BPF arenas in user space.
+//! BPF arenas in user space: memory that sandboxed programs, the host and users share.
+//!
+//! The host reads and writes an arena directly, through pointers that programs hand in, and
+//! never crashes on it: a touch of an empty page lands on a scratch page and is reported.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use harena_abi::bpf::BPF_F_MMAPABLE;
+//! use harena_abi::{ArenaOffset, Cpu};
+//! use harena_arena::{Arena, ArenaSpec, ProgramScope, ProgramTag};
+//!
+//! let spec = ArenaSpec {
+//!     max_entries: 100,
+//!     map_flags: BPF_F_MMAPABLE,
+//!     map_extra: 0x1000_0000_0000,
+//!     ..ArenaSpec::default()
+//! };
+//! let arena = Arc::new(Arena::create(&spec)?);
+//! let scope = ProgramScope::enter(ProgramTag::new(1), Some(&arena), Cpu::new(0));
+//!
+//! // A program handed this to a kfunc; the page is empty.
+//! let wild = arena.ptr::<u64>(ArenaOffset::new(0x7008));
+//! wild.write(42);
+//!
+//! let report = arena.drain_reports().next().expect("the write was reported");
+//! assert_eq!(report.address.raw(), 0x1000_0000_7000);
+//! # drop(scope);
+//! # Ok::<(), harena_arena::CreateError>(())
+//! ```
+//!
+//! `unsafe` lives in `sys` (mappings, signals) and `mem` (typed access) only.
+
+#![deny(unsafe_code)]
+
+mod alloc;
+mod arena;
+mod core;
+mod handler;
+mod lock;
+#[expect(unsafe_code, reason = "typed access to arena memory")]
+mod mem;
+mod pool;
+mod range_tree;
+mod reservation;
+mod scope;
+mod spec;
+#[expect(unsafe_code, reason = "the seam to the operating system")]
+mod sys;
+mod view;
+
+pub use alloc::{AllocError, FreeError, ReservePagesError};
+pub use arena::{ARENA_AREA, Arena, Segv, UserMapError};
+pub use core::{REPORTS_MAX, SCRATCH_MAX};
+pub use handler::{AltStack, UninstallError, uninstall_fault_handler};
+pub use harena_arena_fault::{
+    Access, ArenaId, EntryState, GUARD_SIZE, HALF_GUARD, KERN_VM_SIZE, PageRange, ProgramTag,
+    Report, WINDOW_PAGES, WindowPage,
+};
+pub use lock::LockError;
+pub use mem::{ArenaPtr, CopyError, Plain};
+pub use pool::{POOL_GRANULE, POOL_GROWTH_PAGES, Pool, PoolError, PoolFreeError};
+pub use reservation::{Reservation, ReserveError};
+pub use scope::{ProgramScope, ScopeError};
+pub use spec::{ArenaSpec, CreateError};
+pub use sys::OsError;

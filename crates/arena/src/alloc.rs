@@ -1,0 +1,372 @@
+//! Page allocation: what `bpf_arena_alloc_pages` and its partners do.
+//!
+//! Free space is a range tree under a lock; the entries are the truth. A user's first touch
+//! fills an entry inside the fault handler, where the lock cannot be taken; such pages are
+//! listed, and who takes the lock next tells the tree. Should the list be a moment late, the
+//! entry itself says that it is taken, and the allocator looks elsewhere.
+//!
+//! Two variants of free: [`Arena::free_pages`] frees at once; [`Arena::free_pages_deferred`]
+//! may be called anywhere and puts the range on a lock-free list, which
+//! [`Arena::drain_deferred`] (the kernel's worker) works off. Sleepable operations drain
+//! first. There is no worker thread: when frees happen must not depend on timing.
+
+use harena_abi::{ArenaOffset, Errno, PAGE_SIZE, PageIndex, UserAddr};
+use harena_arena_fault::{EntryState, PageRange};
+
+use crate::arena::Arena;
+use crate::core::{Placed, PopulateError};
+use crate::lock::{LockError, OwnedGuard};
+use crate::range_tree::RangeTree;
+use crate::sys::{OsError, thread_key};
+
+/// Why pages were not allocated; a program gets NULL.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum AllocError {
+    /// `flags` must be 0.
+    #[error("flags {flags:#x} must be 0")]
+    Flags {
+        /// As given.
+        flags: u64,
+    },
+    /// No pages, or more than the window has.
+    #[error("{page_cnt} pages of an arena of {max_entries}")]
+    Count {
+        /// As given.
+        page_cnt: u32,
+        /// Pages of the window.
+        max_entries: u32,
+    },
+    /// The range asked for is not page aligned or leaves the window.
+    #[error("{page_cnt} pages at {address} are not in the window")]
+    Address {
+        /// As given.
+        address: UserAddr,
+        /// As given.
+        page_cnt: u32,
+    },
+    /// No free range is long enough, or the one asked for is not free.
+    #[error("no free range of {page_cnt} pages")]
+    NoSpace {
+        /// As given.
+        page_cnt: u32,
+    },
+    /// The byte limit.
+    #[error("{page_cnt} pages more exceed the byte limit")]
+    Limit {
+        /// As given.
+        page_cnt: u32,
+    },
+    /// The user window is not known yet.
+    #[error("the arena has no user window")]
+    NoWindow,
+    /// The lock could not be had.
+    #[error("page allocation")]
+    Lock(#[source] LockError),
+    /// The system refused.
+    #[error("page allocation")]
+    Os(#[source] OsError),
+    /// A child made by fork has no arena.
+    #[error("the arena belongs to another process")]
+    Forked,
+}
+
+/// Why pages were not freed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum FreeError {
+    /// The lock could not be had: put the free off instead.
+    #[error("page free")]
+    Lock(#[source] LockError),
+    /// The system refused; what it refused stays allocated.
+    #[error("page free")]
+    Os(#[source] OsError),
+}
+
+/// Why pages were not reserved.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ReservePagesError {
+    /// The range leaves the window.
+    #[error("{page_cnt} pages at {address} are not in the window")]
+    Outside {
+        /// As given.
+        address: UserAddr,
+        /// As given.
+        page_cnt: u32,
+    },
+    /// A page of the range is taken.
+    #[error("{page_cnt} pages at {address} are not all free")]
+    Taken {
+        /// As given.
+        address: UserAddr,
+        /// As given.
+        page_cnt: u32,
+    },
+    /// The lock could not be had.
+    #[error("page reservation")]
+    Lock(#[source] LockError),
+}
+
+impl ReservePagesError {
+    /// What the kfunc returns.
+    #[must_use]
+    pub const fn errno(&self) -> Errno {
+        match self {
+            Self::Outside { .. } => Errno::EINVAL,
+            Self::Taken { .. } | Self::Lock(_) => Errno::EBUSY,
+        }
+    }
+}
+
+/// Whether the caller may wait: a sleepable caller works off deferred frees first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Context {
+    Sleepable,
+    NonSleepable,
+}
+
+impl Arena {
+    /// Allocates zeroed pages: exactly at `addr`, or the best free range. May wait.
+    pub fn alloc_pages(
+        &self,
+        addr: Option<UserAddr>,
+        page_cnt: u32,
+        flags: u64,
+    ) -> Result<UserAddr, AllocError> {
+        self.alloc(addr, page_cnt, flags, Context::Sleepable, || ())
+    }
+
+    /// As [`Arena::alloc_pages`], from any context. Deferred frees are not waited for.
+    pub fn alloc_pages_non_sleepable(
+        &self,
+        addr: Option<UserAddr>,
+        page_cnt: u32,
+        flags: u64,
+    ) -> Result<UserAddr, AllocError> {
+        self.alloc(addr, page_cnt, flags, Context::NonSleepable, || ())
+    }
+
+    /// As [`Arena::alloc_pages`], and runs `hook` while the lock is held: what a tracing
+    /// program attached inside the allocator sees.
+    pub fn alloc_pages_traced(
+        &self,
+        addr: Option<UserAddr>,
+        page_cnt: u32,
+        hook: impl FnOnce(),
+    ) -> Result<UserAddr, AllocError> {
+        self.alloc(addr, page_cnt, 0, Context::Sleepable, hook)
+    }
+
+    fn alloc(
+        &self,
+        addr: Option<UserAddr>,
+        page_cnt: u32,
+        flags: u64,
+        context: Context,
+        hook: impl FnOnce(),
+    ) -> Result<UserAddr, AllocError> {
+        let max_entries = self.spec().max_entries;
+        if flags != 0 {
+            return Err(AllocError::Flags { flags });
+        }
+        if page_cnt == 0 || page_cnt > max_entries {
+            return Err(AllocError::Count {
+                page_cnt,
+                max_entries,
+            });
+        }
+        let placed = self.core.placed.get().ok_or(AllocError::NoWindow)?;
+        let exact = addr.map(|address| {
+            let aligned = address.raw().is_multiple_of(PAGE_SIZE);
+            let range = window_range(placed, address, page_cnt).filter(|_| aligned);
+            range.ok_or(AllocError::Address { address, page_cnt })
+        });
+        let exact = exact.transpose()?;
+        if !self.core.is_owner() {
+            return Err(AllocError::Forked);
+        }
+        let mut space = self
+            .locked_space(placed, context)
+            .map_err(AllocError::Lock)?;
+        hook();
+        let pages = match exact {
+            Some(pages) => self.take_exact(placed, &mut space, pages)?,
+            None => self.take_best(placed, &mut space, page_cnt)?,
+        };
+        Ok(self.user_addr(pages.first().offset()))
+    }
+
+    fn take_exact(
+        &self,
+        placed: &Placed,
+        space: &mut RangeTree,
+        pages: PageRange,
+    ) -> Result<PageRange, AllocError> {
+        let page_cnt = pages.len();
+        if !space.is_set(pages.first().raw(), page_cnt) {
+            return Err(AllocError::NoSpace { page_cnt });
+        }
+        self.take(placed, space, pages)
+            .map_err(|error| alloc_error(error, page_cnt))?;
+        Ok(pages)
+    }
+
+    fn take_best(
+        &self,
+        placed: &Placed,
+        space: &mut RangeTree,
+        page_cnt: u32,
+    ) -> Result<PageRange, AllocError> {
+        // Ends: every round but the last takes a page out of the tree for good.
+        loop {
+            let first = space.find(page_cnt).and_then(PageIndex::new);
+            let pages = first.and_then(|first| PageRange::new(first, page_cnt));
+            let pages = pages.ok_or(AllocError::NoSpace { page_cnt })?;
+            match self.take(placed, space, pages) {
+                Ok(()) => return Ok(pages),
+                Err(PopulateError::Occupied(_)) => {}
+                Err(error) => return Err(alloc_error(error, page_cnt)),
+            }
+        }
+    }
+
+    /// Fills the pages and takes them out of the tree. What a user's touch filled first is
+    /// taken out of the tree instead.
+    fn take(
+        &self,
+        placed: &Placed,
+        space: &mut RangeTree,
+        pages: PageRange,
+    ) -> Result<(), PopulateError> {
+        let done = self.core.populate(placed, pages);
+        match done {
+            Ok(()) => space.clear(pages.first().raw(), pages.len()),
+            Err(PopulateError::Occupied(page)) => space.clear(page.raw(), 1),
+            Err(PopulateError::Limit | PopulateError::Os(_)) => {}
+        }
+        done
+    }
+
+    /// Frees pages at once: unmapped from host and user before anybody can have them again.
+    /// Only the low 32 bits of `ptr` count, rounded down to a page and clipped to the window.
+    pub fn free_pages(&self, ptr: UserAddr, page_cnt: u32) -> Result<(), FreeError> {
+        let Some((placed, pages)) = self.clipped(ptr, page_cnt) else {
+            return Ok(());
+        };
+        let mut space = self
+            .locked_space(placed, Context::Sleepable)
+            .map_err(FreeError::Lock)?;
+        self.release(placed, &mut space, pages)
+            .map_err(FreeError::Os)
+    }
+
+    /// Frees pages later, from any context: never waits, never fails.
+    pub fn free_pages_deferred(&self, ptr: UserAddr, page_cnt: u32) {
+        if let Some((_, pages)) = self.clipped(ptr, page_cnt) {
+            let listed = self.core.deferred.push(pages);
+            assert!(listed, "every page of the window has a link");
+        }
+    }
+
+    /// Works off the deferred frees. The VM calls it between programs; ranges that the system
+    /// refuses to unmap stay allocated until the arena goes.
+    pub fn drain_deferred(&self) -> Result<(), FreeError> {
+        let Some(placed) = self.core.placed.get() else {
+            return Ok(());
+        };
+        self.locked_space(placed, Context::Sleepable)
+            .map(drop)
+            .map_err(FreeError::Lock)
+    }
+
+    /// Takes a range out of the allocator without filling it.
+    pub fn reserve_pages(&self, ptr: UserAddr, page_cnt: u32) -> Result<(), ReservePagesError> {
+        let outside = ReservePagesError::Outside {
+            address: ptr,
+            page_cnt,
+        };
+        if page_cnt == 0 {
+            return Ok(());
+        }
+        let placed = self.core.placed.get().ok_or(outside)?;
+        let pages = window_range(placed, ptr, page_cnt).ok_or(outside)?;
+        let space = self.locked_space(placed, Context::Sleepable);
+        let mut space = space.map_err(ReservePagesError::Lock)?;
+        let taken = pages
+            .pages()
+            .any(|page| self.entry_state(page) == EntryState::Page);
+        if taken || !space.is_set(pages.first().raw(), page_cnt) {
+            return Err(ReservePagesError::Taken {
+                address: ptr,
+                page_cnt,
+            });
+        }
+        space.clear(pages.first().raw(), page_cnt);
+        Ok(())
+    }
+
+    /// The lock, with the tree up to date.
+    fn locked_space(
+        &self,
+        placed: &Placed,
+        context: Context,
+    ) -> Result<OwnedGuard<'_, RangeTree>, LockError> {
+        let mut space = self.space.lock(thread_key())?;
+        self.learn_touched(&mut space);
+        if context == Context::Sleepable && !self.core.deferred.is_empty() {
+            for pages in self.core.deferred.take() {
+                // What cannot be unmapped stays out of reach of the allocator.
+                let _ = self.release(placed, &mut space, pages);
+            }
+        }
+        Ok(space)
+    }
+
+    /// Takes pages that users touched out of the tree.
+    fn learn_touched(&self, space: &mut RangeTree) {
+        if self.core.touched.is_empty() {
+            return;
+        }
+        for pages in self.core.touched.take() {
+            // It may have been freed since it was listed.
+            if self.entry_state(pages.first()) == EntryState::Page {
+                space.clear(pages.first().raw(), pages.len());
+            }
+        }
+    }
+
+    fn release(
+        &self,
+        placed: &Placed,
+        space: &mut RangeTree,
+        pages: PageRange,
+    ) -> Result<(), OsError> {
+        self.core.empty(placed, pages)?;
+        space.set(pages.first().raw(), pages.len());
+        Ok(())
+    }
+
+    /// The part of a freed range that lies in the window.
+    fn clipped(&self, ptr: UserAddr, page_cnt: u32) -> Option<(&Placed, PageRange)> {
+        let placed = self.core.placed.get().filter(|_| self.core.is_owner())?;
+        let start = u64::from(ArenaOffset::of(ptr).page().raw());
+        let first = start.max(u64::from(placed.window.first().raw()));
+        let end = (start + u64::from(page_cnt)).min(u64::from(placed.window.end()));
+        let count = u32::try_from(end.checked_sub(first)?).ok()?;
+        let first = PageIndex::new(u32::try_from(first).ok()?)?;
+        Some((placed, PageRange::new(first, count)?))
+    }
+}
+
+/// The pages at an address of which only the low 32 bits count, if all lie in the window.
+fn window_range(placed: &Placed, address: UserAddr, page_cnt: u32) -> Option<PageRange> {
+    let pages = PageRange::new(ArenaOffset::of(address).page(), page_cnt)?;
+    let inside = pages.first() >= placed.window.first() && pages.end() <= placed.window.end();
+    inside.then_some(pages)
+}
+
+fn alloc_error(error: PopulateError, page_cnt: u32) -> AllocError {
+    match error {
+        PopulateError::Limit => AllocError::Limit { page_cnt },
+        PopulateError::Occupied(_) => AllocError::NoSpace { page_cnt },
+        PopulateError::Os(error) => AllocError::Os(error),
+    }
+}

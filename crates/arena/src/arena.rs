@@ -1,0 +1,430 @@
+//! An arena: memory that programs, host code and user code share.
+//!
+//! One page lies at three addresses. Page `p` of the user window:
+//!
+//! | who | address |
+//! |---|---|
+//! | user, and pointers stored in the arena | `user_vm_start + p * 4096` |
+//! | guest kernel (BPF registers after a cast) | `kern_vm_start + (u32)(user address)` |
+//! | this process | `host_ptr((u32)(user address))` |
+//!
+//! `kern_vm_start` is a *guest* address: the VM chooses it, so that programs see the same
+//! numbers in every run. An arena of its own uses its host address.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use harena_abi::{ArenaOffset, KernAddr, PAGE_SIZE, PageIndex, UserAddr};
+use harena_arena_fault::{
+    ArenaId, Entry, EntryState, HALF_GUARD, KERN_VM_SIZE, PageRange, REGISTRY, Report, WINDOW_SIZE,
+    WindowPage,
+};
+
+use crate::core::{Core, Outcome, Placed};
+use crate::lock::OwnedLock;
+use crate::range_tree::RangeTree;
+use crate::reservation::{Reservation, reserve_at};
+use crate::spec::{ArenaSpec, CreateError};
+use crate::sys::{OsError, install_handler};
+use crate::view::{Scheme, View};
+
+/// Bytes of address space that every arena takes in its reservation.
+#[expect(clippy::cast_possible_truncation, reason = "fits a 64-bit usize")]
+pub const ARENA_AREA: usize = KERN_VM_SIZE as usize;
+
+/// An arena. Share it as `Arc<Arena>`; all methods take `&self`.
+///
+/// ```
+/// use harena_abi::bpf::BPF_F_MMAPABLE;
+/// use harena_arena::{Arena, ArenaSpec};
+///
+/// let arena = Arena::create(&ArenaSpec {
+///     max_entries: 16,
+///     map_flags: BPF_F_MMAPABLE,
+///     map_extra: 0x1000_0000_0000,
+///     ..ArenaSpec::default()
+/// })?;
+/// let page = arena.alloc_pages(None, 1, 0).expect("16 pages are free");
+/// assert_eq!(page.raw(), 0x1000_0000_0000);
+/// # Ok::<(), harena_arena::CreateError>(())
+/// ```
+#[derive(Debug)]
+pub struct Arena {
+    id: ArenaId,
+    kern_vm_start: KernAddr,
+    /// Boxed: the registry knows its address.
+    pub(crate) core: Box<Core>,
+    /// Free pages of the window.
+    pub(crate) space: OwnedLock<RangeTree>,
+}
+
+/// Why a user window or view could not be set up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum UserMapError {
+    /// The start is not page aligned.
+    #[error("user window at {start} is not page aligned")]
+    Unaligned {
+        /// As given.
+        start: UserAddr,
+    },
+    /// The window would cross a 4 GiB boundary.
+    #[error("user window at {start} crosses a 4 GiB boundary")]
+    CrossesBoundary {
+        /// As given.
+        start: UserAddr,
+    },
+    /// The window lies elsewhere, or is mapped in this process already.
+    #[error("the user window lies at {start} already")]
+    Busy {
+        /// Where it lies.
+        start: UserAddr,
+    },
+    /// No start is known: give `map_extra` or set the window first.
+    #[error("the arena has no user window")]
+    NoWindow,
+    /// The system refused.
+    #[error("user view")]
+    Os(#[source] OsError),
+}
+
+impl UserMapError {
+    /// The error number that `mmap` would give.
+    #[must_use]
+    pub const fn errno(&self) -> harena_abi::Errno {
+        use harena_abi::Errno;
+        match self {
+            Self::Unaligned { .. } | Self::NoWindow => Errno::EINVAL,
+            Self::CrossesBoundary { .. } => Errno::ERANGE,
+            Self::Busy { .. } => Errno::EBUSY,
+            Self::Os(_) => Errno::ENOMEM,
+        }
+    }
+}
+
+/// A user's access that is a SIGSEGV.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("a user's access to {address} is a SIGSEGV")]
+pub struct Segv {
+    /// As given.
+    pub address: UserAddr,
+}
+
+impl Arena {
+    /// Creates an arena with a reservation of its own; its guest addresses are host addresses.
+    pub fn create(spec: &ArenaSpec) -> Result<Self, CreateError> {
+        spec.validate()?;
+        let reservation = Reservation::new(ARENA_AREA).map_err(placement_error)?;
+        let kern_vm = KernAddr::new(reservation.host_base() as u64);
+        Self::create_in(&Arc::new(reservation), 0, kern_vm, spec)
+    }
+
+    /// Creates an arena in [`ARENA_AREA`] bytes at `offset` of a reservation. `kern_vm` is the
+    /// guest address of that area; `kern_vm_start` lies half a guard behind it.
+    pub fn create_in(
+        reservation: &Arc<Reservation>,
+        offset: usize,
+        kern_vm: KernAddr,
+        spec: &ArenaSpec,
+    ) -> Result<Self, CreateError> {
+        spec.validate()?;
+        let len = reservation.len();
+        let kern_vm_start = kern_vm
+            .checked_add(HALF_GUARD)
+            .ok_or(CreateError::Placement { offset, len })?;
+        install_handler().map_err(CreateError::Os)?;
+        let area = reservation
+            .claim(offset, ARENA_AREA)
+            .map_err(placement_error)?;
+        let core = Core::new(*spec, Arc::clone(reservation), area).map_err(|error| {
+            reservation.unclaim(area);
+            CreateError::Os(error)
+        })?;
+        let core = Box::new(core);
+        let payload = (&raw const *core).cast_mut().cast::<()>();
+        let id = REGISTRY
+            .publish(core.host_start().expose_provenance(), payload)
+            .ok_or(CreateError::TooManyArenas)?;
+        let arena = Self {
+            id,
+            kern_vm_start,
+            core,
+            space: OwnedLock::new(RangeTree::new()),
+        };
+        if let Some(start) = spec.fixed_user_start() {
+            arena.place(start).map_err(CreateError::Os)?;
+        }
+        Ok(arena)
+    }
+
+    /// Fixes the user window at `start`, as the first user mapping does where `map_extra` is 0.
+    /// Setting it again to the same address is fine; to another one it is `EBUSY`.
+    pub fn set_user_window(&self, start: UserAddr) -> Result<(), UserMapError> {
+        if !start.raw().is_multiple_of(PAGE_SIZE) || start.is_null() {
+            return Err(UserMapError::Unaligned { start });
+        }
+        if self.core.spec.check_window(start.raw()).is_err() {
+            return Err(UserMapError::CrossesBoundary { start });
+        }
+        match self.user_vm_start() {
+            Some(at) if at == start => Ok(()),
+            Some(at) => Err(UserMapError::Busy { start: at }),
+            None => self.place(start).map_err(UserMapError::Os),
+        }
+    }
+
+    fn place(&self, user_start: UserAddr) -> Result<(), OsError> {
+        let first = ArenaOffset::of(user_start).page();
+        let window = PageRange::new(first, self.core.spec.max_entries);
+        let window = window.expect("a validated window is not empty and does not cross 4 GiB");
+        let core = &self.core;
+        let start = core.window_offset() + page_bytes(first);
+        // Under the lock, lest two threads place it twice.
+        let Ok(mut space) = self.space.lock(crate::sys::thread_key()) else {
+            return Err(OsError {
+                call: "arena lock",
+                len: 0,
+                errno: EBUSY,
+            });
+        };
+        if core.placed.get().is_some() {
+            return Err(OsError {
+                call: "user window",
+                len: 0,
+                errno: EBUSY,
+            });
+        }
+        let (reservation, file) = (Arc::clone(&core.reservation), Arc::clone(&core.file));
+        let host = View::new(reservation, file, start, window)?;
+        space.set(window.first().raw(), window.len());
+        let placed = Placed {
+            user_start,
+            window,
+            host,
+        };
+        let unplaced = core.placed.set(placed).is_ok();
+        assert!(unplaced, "the lock is held, and nothing was placed before");
+        Ok(())
+    }
+
+    /// Maps the user's view into this process at `user_vm_start`. First touches of empty pages
+    /// allocate them (or are a SIGSEGV with `BPF_F_SEGV_ON_FAULT`). The view lasts as long as
+    /// the arena; a second one is `EBUSY`.
+    pub fn map_user(&self) -> Result<*mut u8, UserMapError> {
+        let placed = self.core.placed.get().ok_or(UserMapError::NoWindow)?;
+        let busy = UserMapError::Busy {
+            start: placed.user_start,
+        };
+        let Ok(guard) = self.space.lock(crate::sys::thread_key()) else {
+            return Err(busy);
+        };
+        if self.core.user.get().is_some() {
+            return Err(busy);
+        }
+        let (address, size) = (placed.user_start.raw(), self.core.spec.byte_size());
+        let as_usize = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        let (address, size) = (as_usize(address), as_usize(size));
+        let reservation = reserve_at(address, size).map_err(UserMapError::Os)?;
+        let base = reservation.base();
+        let view = View::new(
+            Arc::new(reservation),
+            Arc::clone(&self.core.file),
+            0,
+            placed.window,
+        );
+        let view = view.map_err(UserMapError::Os)?;
+        let unmapped = self.core.user.set(view).is_ok();
+        assert!(unmapped, "the lock is held, and no view was there before");
+        self.expose_to_user(placed.window)
+            .map_err(UserMapError::Os)?;
+        REGISTRY.set_user_view(self.id, address, size);
+        drop(guard);
+        Ok(base)
+    }
+
+    /// Shows the pages that were there before the view. Under the lock, so none goes meanwhile;
+    /// a page that a touch adds meanwhile is shown twice.
+    fn expose_to_user(&self, window: PageRange) -> Result<(), OsError> {
+        let Some(user) = self.core.user.get() else {
+            return Ok(());
+        };
+        let present = |page: &PageIndex| {
+            let entry = self.core.entry((*page).into());
+            matches!(entry.state(), EntryState::Page | EntryState::Busy)
+        };
+        for page in window.pages().filter(present) {
+            while self.core.entry(page.into()).state() == EntryState::Busy {
+                std::hint::spin_loop();
+            }
+            if let Some(page) = PageRange::new(page, 1).filter(|_| present(&page)) {
+                user.expose(page)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What a user's access to `address` does: allocates the page if it is empty, or is a
+    /// SIGSEGV. For users that are simulated rather than threads with a view.
+    pub fn touch_user(&self, address: UserAddr) -> Result<(), Segv> {
+        let segv = Segv { address };
+        let placed = self.core.placed.get().ok_or(segv)?;
+        let offset = address.offset_from(placed.user_start).ok_or(segv)?;
+        loop {
+            if offset >= self.core.spec.byte_size() {
+                return Err(segv);
+            }
+            let page = ArenaOffset::of(address).page();
+            match (
+                self.core.touch(placed, page),
+                self.core.entry(page.into()).state(),
+            ) {
+                (Outcome::Forward, _) => return Err(segv),
+                (Outcome::Retry, EntryState::Page) => return Ok(()),
+                (Outcome::Retry, _) => std::hint::spin_loop(),
+            }
+        }
+    }
+
+    /// Which arena of this process it is.
+    #[must_use]
+    pub fn id(&self) -> ArenaId {
+        self.id
+    }
+
+    /// What it was created from.
+    #[must_use]
+    pub fn spec(&self) -> &ArenaSpec {
+        &self.core.spec
+    }
+
+    /// Guest address of 32-bit offset 0.
+    #[must_use]
+    pub fn kern_vm_start(&self) -> KernAddr {
+        self.kern_vm_start
+    }
+
+    /// First address of the user window, once known.
+    #[must_use]
+    pub fn user_vm_start(&self) -> Option<UserAddr> {
+        self.core.placed.get().map(|placed| placed.user_start)
+    }
+
+    /// The address behind the user window, once known.
+    #[must_use]
+    pub fn user_vm_end(&self) -> Option<UserAddr> {
+        self.user_vm_start()?
+            .checked_add(self.core.spec.byte_size())
+    }
+
+    /// Host address of an offset. What lies there is shared with programs and may vanish: go
+    /// through [`crate::ArenaPtr`], never make a reference.
+    #[must_use]
+    pub fn host_ptr(&self, offset: ArenaOffset) -> *mut u8 {
+        self.core.host_start().wrapping_add(offset.raw() as usize)
+    }
+
+    /// The full user address of an offset, as a cast of a host pointer gives it.
+    #[must_use]
+    pub fn user_addr(&self, offset: ArenaOffset) -> UserAddr {
+        self.core.user_addr(u64::from(offset.raw()))
+    }
+
+    /// Guest address of an offset.
+    #[must_use]
+    pub fn kern_addr(&self, offset: ArenaOffset) -> KernAddr {
+        let at = self.kern_vm_start.checked_add(u64::from(offset.raw()));
+        at.unwrap_or(self.kern_vm_start)
+    }
+
+    /// The offset that a guest address of the 4 GiB window names.
+    #[must_use]
+    pub fn offset_of(&self, address: KernAddr) -> Option<ArenaOffset> {
+        let offset = address.offset_from(self.kern_vm_start)?;
+        u32::try_from(offset).ok().map(ArenaOffset::new)
+    }
+
+    /// What the entry of a page holds: one atomic load. An interpreter asks before each access,
+    /// since a *program's* fault must not install scratch.
+    #[must_use]
+    pub fn entry_state(&self, page: PageIndex) -> EntryState {
+        self.core.entry(page.into()).state()
+    }
+
+    /// As [`Arena::entry_state`], for pages of the upper half guard too.
+    #[must_use]
+    pub fn window_state(&self, page: WindowPage) -> EntryState {
+        self.core.entry(page).state()
+    }
+
+    /// All entries, window and upper guard, in order.
+    #[must_use]
+    pub fn entry(&self, page: WindowPage) -> &Entry {
+        self.core.entry(page)
+    }
+
+    /// Pages that programs, host or user have in use.
+    #[must_use]
+    pub fn pages_in_use(&self) -> u32 {
+        self.core.pages_in_use()
+    }
+
+    /// Faults of host code that were recovered so far.
+    #[must_use]
+    pub fn faults_recovered(&self) -> u64 {
+        self.core.faults_recovered.load(Ordering::Relaxed)
+    }
+
+    /// Entries that hold scratch now. Counts by looking: for tests and statistics.
+    #[must_use]
+    pub fn scratch_count(&self) -> usize {
+        let pages = (0..).map_while(WindowPage::new);
+        pages
+            .filter(|page| self.window_state(*page) == EntryState::Scratch)
+            .count()
+    }
+
+    /// Takes the reports of recovered faults, oldest first. At most as many as the ring holds
+    /// ([`crate::REPORTS_MAX`]), though faults go on.
+    pub fn drain_reports(&self) -> impl Iterator<Item = Report> + '_ {
+        std::iter::from_fn(|| self.core.reports.pop()).take(crate::core::REPORTS_MAX)
+    }
+
+    /// Reports that were dropped because nobody drained them.
+    #[must_use]
+    pub fn reports_dropped(&self) -> u64 {
+        self.core.reports.dropped()
+    }
+
+    /// Whether pages are hidden by guard markers (Linux 6.15) rather than by protection.
+    #[must_use]
+    pub fn has_guard_markers(&self) -> bool {
+        self.core
+            .placed
+            .get()
+            .is_some_and(|placed| placed.host.scheme() == Scheme::Guard)
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        // No handler uses the core once this returns; then the fields drop.
+        REGISTRY.retire(self.id);
+    }
+}
+
+const EBUSY: i32 = harena_abi::Errno::EBUSY as i32;
+
+#[expect(clippy::cast_possible_truncation, reason = "below 4 GiB")]
+fn page_bytes(page: PageIndex) -> usize {
+    const _: () = assert!(WINDOW_SIZE <= usize::MAX as u64);
+    (u64::from(page.raw()) * PAGE_SIZE) as usize
+}
+
+fn placement_error(error: crate::ReserveError) -> CreateError {
+    match error {
+        crate::ReserveError::Range { offset, size, .. } => {
+            CreateError::Placement { offset, len: size }
+        }
+        crate::ReserveError::Claimed { offset, len } => CreateError::Placement { offset, len },
+        crate::ReserveError::Os(error) => CreateError::Os(error),
+    }
+}

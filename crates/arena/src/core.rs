@@ -1,0 +1,454 @@
+//! What the fault handler and the allocator share of one arena.
+//!
+//! ```text
+//!  handler: recover, user_touch          allocator (under the lock): populate, empty
+//!        │                                        │
+//!        └──────► entries (the truth) ◄───────────┘   a claim on an entry is the right to
+//!                      │                              change that page's mappings
+//!          host view, scratch, user view
+//! ```
+//!
+//! Functions that the handler calls are marked so; they take no lock, allocate nothing, and
+//! wait only for a thread that opens a region of a view (two system calls).
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use harena_abi::{PAGE_SIZE, PageIndex, UserAddr};
+use harena_arena_fault::{
+    Claim, Cleared, Entry, EntryState, Filled, HALF_GUARD, HostFault, KERN_VM_SIZE, Link, PageList,
+    PageRange, Report, ReportRing, ScratchRing, WINDOW_PAGES, WINDOW_SIZE, WindowPage,
+};
+
+use crate::mem::zeroed_table;
+use crate::reservation::Reservation;
+use crate::spec::ArenaSpec;
+use crate::sys::{MemFile, OsError, Protection, Span, process_id};
+use crate::view::View;
+
+/// Entries that may hold scratch at a time; each costs up to two mappings.
+pub const SCRATCH_MAX: usize = 256;
+/// Fault reports that wait to be drained; what comes then is dropped and counted.
+pub const REPORTS_MAX: usize = 256;
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "these sizes fit a 64-bit usize"
+)]
+const PAGE: usize = PAGE_SIZE as usize;
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "these sizes fit a 64-bit usize"
+)]
+const AREA: usize = KERN_VM_SIZE as usize;
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "these sizes fit a 64-bit usize"
+)]
+const LOWER_GUARD: usize = HALF_GUARD as usize;
+
+/// What the handler made of a fault.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Outcome {
+    /// Run the instruction again.
+    Retry,
+    /// Not ours after all.
+    Forward,
+}
+
+/// Where the user window lies, and the host's view of it.
+#[derive(Debug)]
+pub(crate) struct Placed {
+    pub(crate) user_start: UserAddr,
+    pub(crate) window: PageRange,
+    pub(crate) host: View,
+}
+
+/// One arena's state. Its address is what the registry hands to the handler.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) spec: ArenaSpec,
+    pub(crate) reservation: Arc<Reservation>,
+    /// The lower guard, the window and the upper guard in the reservation.
+    area: Span,
+    pub(crate) file: Arc<MemFile>,
+    entries: Box<[Entry]>,
+    pub(crate) placed: OnceLock<Placed>,
+    pub(crate) user: OnceLock<View>,
+    scratch: Box<ScratchRing<SCRATCH_MAX>>,
+    pub(crate) reports: Box<ReportRing<REPORTS_MAX>>,
+    pub(crate) faults_recovered: AtomicU64,
+    /// Pages filled by a user's touch, which the range tree must learn of.
+    pub(crate) touched: PageList<Box<[Link]>>,
+    /// Ranges whose free was put off.
+    pub(crate) deferred: PageList<Box<[Link]>>,
+    pages_in_use: AtomicU32,
+    /// A child made by fork has our memory, but not our mappings.
+    owner_process: i32,
+}
+
+impl Core {
+    pub(crate) fn new(
+        spec: ArenaSpec,
+        reservation: Arc<Reservation>,
+        area: Span,
+    ) -> Result<Self, OsError> {
+        assert_eq!(area.len, AREA, "an arena's area has one size");
+        // One page more than the arena: the scratch page lies behind its pages.
+        let file = MemFile::create(spec.byte_size() + PAGE_SIZE)?;
+        Ok(Self {
+            spec,
+            reservation,
+            area,
+            file: Arc::new(file),
+            entries: zeroed_table::<Entry>(WINDOW_PAGES as usize),
+            placed: OnceLock::new(),
+            user: OnceLock::new(),
+            scratch: Box::new(ScratchRing::new()),
+            reports: Box::new(ReportRing::new()),
+            faults_recovered: AtomicU64::new(0),
+            touched: PageList::new(zeroed_table::<Link>(PageIndex::COUNT as usize)),
+            deferred: PageList::new(zeroed_table::<Link>(PageIndex::COUNT as usize)),
+            pages_in_use: AtomicU32::new(0),
+            owner_process: process_id(),
+        })
+    }
+
+    /// Host address of 32-bit offset 0.
+    pub(crate) fn host_start(&self) -> *mut u8 {
+        self.reservation
+            .base()
+            .wrapping_add(self.area.offset + LOWER_GUARD)
+    }
+
+    /// Offset in the reservation of 32-bit offset 0.
+    pub(crate) fn window_offset(&self) -> usize {
+        self.area.offset + LOWER_GUARD
+    }
+
+    pub(crate) fn entry(&self, page: WindowPage) -> &Entry {
+        // In range by the type's invariant; the table has an entry for each.
+        &self.entries[page.index()]
+    }
+
+    pub(crate) fn pages_in_use(&self) -> u32 {
+        self.pages_in_use.load(Ordering::Relaxed)
+    }
+
+    /// Whether this process created the arena, rather than inherited its ruins.
+    pub(crate) fn is_owner(&self) -> bool {
+        self.owner_process == process_id()
+    }
+
+    // ---- called by the fault handler ------------------------------------------------
+
+    /// Host code under a program touched a page of the window.
+    pub(crate) fn recover(&self, fault: &HostFault<'_>) -> Outcome {
+        if !self.is_owner() {
+            return Outcome::Forward;
+        }
+        let entry = self.entry(fault.page);
+        match entry.state() {
+            EntryState::Empty => {
+                fault.progressed();
+                self.install_scratch(fault, entry)
+            }
+            // A marker hides it (a region was opened around it), or another thread has just
+            // put it there: mapping it again is right in both cases, and nothing to report.
+            EntryState::Scratch => match entry.take_scratch() {
+                Ok(claim) => self.lay_scratch(fault.page, claim),
+                Err(_) => Outcome::Retry,
+            },
+            EntryState::Busy => Outcome::Retry,
+            EntryState::Page if fault.spurious() => Outcome::Retry,
+            EntryState::Page => Outcome::Forward,
+        }
+    }
+
+    fn install_scratch(&self, fault: &HostFault<'_>, entry: &Entry) -> Outcome {
+        let outcome = match entry.try_set() {
+            Ok(claim) => self.lay_scratch(fault.page, claim),
+            // Losing the race is fine: the winner's page is valid.
+            Err(_) => Outcome::Retry,
+        };
+        if outcome == Outcome::Retry {
+            self.faults_recovered.fetch_add(1, Ordering::Relaxed);
+            self.reports.push(Report {
+                address: self.user_addr(fault.page.byte_offset()),
+                access: fault.access,
+                program: fault.program,
+                cpu: fault.cpu,
+            });
+        }
+        outcome
+    }
+
+    fn lay_scratch(&self, page: WindowPage, claim: Claim<'_>) -> Outcome {
+        let scratch = self.spec.byte_size();
+        let range = self.reservation.range();
+        if range
+            .map_file(self.span(page), &self.file, scratch, Protection::ReadWrite)
+            .is_err()
+        {
+            claim.release();
+            return Outcome::Forward;
+        }
+        claim.settle(Filled::Scratch);
+        if let Some(oldest) = self.scratch.push(page)
+            && oldest != page
+        {
+            self.take_back(oldest);
+        }
+        Outcome::Retry
+    }
+
+    /// Clears an entry that still holds scratch, so that the number of mappings stays bounded.
+    fn take_back(&self, page: WindowPage) {
+        if let Ok(claim) = self.entry(page).take_scratch() {
+            match self.lift_scratch(page) {
+                Ok(()) => claim.release(),
+                Err(_) => claim.settle(Filled::Scratch),
+            }
+        }
+    }
+
+    /// A user's view was touched `offset` bytes behind `user_vm_start`.
+    pub(crate) fn user_touch(&self, offset: u64) -> Outcome {
+        let Some(placed) = self.placed.get() else {
+            return Outcome::Forward;
+        };
+        let page = u32::try_from(offset / PAGE_SIZE).ok();
+        match page.and_then(|page| placed.window.first().checked_add(page)) {
+            Some(page) if placed.host.holds(page) && self.is_owner() => self.touch(placed, page),
+            Some(_) | None => Outcome::Forward,
+        }
+    }
+
+    /// First touch of a page of the window by the user: it is there afterwards, or it is a
+    /// SIGSEGV.
+    pub(crate) fn touch(&self, placed: &Placed, page: PageIndex) -> Outcome {
+        let entry = self.entry(page.into());
+        match entry.state() {
+            EntryState::Page | EntryState::Busy => return Outcome::Retry,
+            // Never a lazily allocated page over scratch.
+            EntryState::Scratch => return Outcome::Forward,
+            EntryState::Empty if self.spec.segv_on_fault() => return Outcome::Forward,
+            EntryState::Empty => {}
+        }
+        let (Ok(claim), Some(pages)) = (entry.try_set(), PageRange::new(page, 1)) else {
+            return Outcome::Retry;
+        };
+        if !self.charge(1) {
+            claim.release();
+            return Outcome::Forward;
+        }
+        if self.expose(placed, pages).is_err() {
+            self.uncharge(1);
+            claim.release();
+            return Outcome::Forward;
+        }
+        claim.settle(Filled::Page);
+        // The table has a link for every page, so this cannot fail; if it did, the allocator
+        // would still find the entry taken.
+        let listed = self.touched.push(pages);
+        debug_assert!(listed, "every page of the window has a link");
+        Outcome::Retry
+    }
+
+    fn expose(&self, placed: &Placed, pages: PageRange) -> Result<(), OsError> {
+        let done = placed
+            .host
+            .expose(pages)
+            .and_then(|()| match self.user.get() {
+                Some(user) => user.expose(pages),
+                None => Ok(()),
+            });
+        if done.is_err() {
+            // Half exposed pages must not be seen empty. The claims still keep others off.
+            let _ = self.hide(placed, pages);
+        }
+        done
+    }
+
+    /// Counts pages that come into use; false at the limit.
+    fn charge(&self, pages: u32) -> bool {
+        let limit = self.spec.page_limit();
+        let charged =
+            self.pages_in_use
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+                    used.checked_add(pages).filter(|sum| *sum <= limit)
+                });
+        charged.is_ok()
+    }
+
+    fn uncharge(&self, pages: u32) {
+        self.pages_in_use.fetch_sub(pages, Ordering::Relaxed);
+    }
+
+    /// Removes the scratch mapping of a page whose entry the caller owns.
+    fn lift_scratch(&self, page: WindowPage) -> Result<(), OsError> {
+        if let (Some(index), Some(placed)) = (page.in_window(), self.placed.get())
+            && placed.host.holds(index)
+        {
+            return placed.host.lift_scratch(index);
+        }
+        self.reservation
+            .range()
+            .map_anonymous(self.span(page), Protection::None)
+    }
+
+    fn span(&self, page: WindowPage) -> Span {
+        Span {
+            offset: self.window_offset() + page.index() * PAGE,
+            len: PAGE,
+        }
+    }
+
+    /// The user address of a byte of the window: the high half of `user_vm_start` plus its
+    /// offset.
+    pub(crate) fn user_addr(&self, offset: u64) -> UserAddr {
+        let start = self
+            .placed
+            .get()
+            .map_or(0, |placed| placed.user_start.raw());
+        UserAddr::new((start & !(WINDOW_SIZE - 1)) + offset)
+    }
+
+    // ---- called by the allocator, under the arena's lock -----------------------------
+
+    /// Fills empty entries with zeroed pages: all of them, or none.
+    pub(crate) fn populate(&self, placed: &Placed, pages: PageRange) -> Result<(), PopulateError> {
+        if !self.charge(pages.len()) {
+            return Err(PopulateError::Limit);
+        }
+        let done = self.claim_all(pages).and_then(|claims| {
+            if let Err(error) = self.expose(placed, pages) {
+                claims.into_iter().for_each(Claim::release);
+                return Err(PopulateError::Os(error));
+            }
+            for claim in claims {
+                claim.settle(Filled::Page);
+            }
+            Ok(())
+        });
+        if done.is_err() {
+            self.uncharge(pages.len());
+        }
+        done
+    }
+
+    fn claim_all(&self, pages: PageRange) -> Result<Vec<Claim<'_>>, PopulateError> {
+        let mut claims = Vec::with_capacity(pages.len() as usize);
+        for page in pages.pages() {
+            match self
+                .entry(page.into())
+                .claim_for_page(|| self.lift_scratch(page.into()))
+            {
+                Ok(claim) => claims.push(claim),
+                Err(error) => {
+                    claims.into_iter().for_each(Claim::release);
+                    return Err(PopulateError::from_claim(error, page));
+                }
+            }
+        }
+        Ok(claims)
+    }
+
+    /// Empties entries, whatever they hold. Pages are gone from the host's view, then from
+    /// the user's, before their memory is given back and before they can be filled again.
+    pub(crate) fn empty(&self, placed: &Placed, pages: PageRange) -> Result<(), OsError> {
+        let mut run: Vec<Claim<'_>> = Vec::new();
+        let mut run_start = pages.first();
+        for page in pages.pages() {
+            let claim = self.clear_entry(page)?;
+            if run.is_empty() {
+                run_start = page;
+            }
+            match claim {
+                Some(claim) => run.push(claim),
+                None => self.empty_run(placed, run_start, core::mem::take(&mut run))?,
+            }
+        }
+        self.empty_run(placed, run_start, run)
+    }
+
+    /// The claim on a page that was mapped; scratch is lifted at once.
+    fn clear_entry(&self, page: PageIndex) -> Result<Option<Claim<'_>>, OsError> {
+        loop {
+            match self.entry(page.into()).get_and_clear() {
+                Cleared::Was(Filled::Page, claim) => return Ok(Some(claim)),
+                Cleared::WasEmpty => return Ok(None),
+                Cleared::Was(Filled::Scratch, claim) => {
+                    if let Err(error) = self.lift_scratch(page.into()) {
+                        claim.settle(Filled::Scratch);
+                        return Err(error);
+                    }
+                    claim.release();
+                    return Ok(None);
+                }
+                // A handler on another thread, inside a system call or two.
+                Cleared::WasBusy => std::hint::spin_loop(),
+            }
+        }
+    }
+
+    fn empty_run(
+        &self,
+        placed: &Placed,
+        first: PageIndex,
+        claims: Vec<Claim<'_>>,
+    ) -> Result<(), OsError> {
+        let count = u32::try_from(claims.len()).unwrap_or(u32::MAX);
+        let Some(pages) = PageRange::new(first, count) else {
+            return Ok(());
+        };
+        let done = self.hide(placed, pages).and_then(|()| {
+            let len = u64::from(count) * PAGE_SIZE;
+            self.file.punch(placed.host.file_offset(first), len)
+        });
+        if done.is_err() {
+            // Still reachable, or not zeroed: the pages stay allocated.
+            let _ = self.expose(placed, pages);
+            for claim in claims {
+                claim.settle(Filled::Page);
+            }
+            return done;
+        }
+        claims.into_iter().for_each(Claim::release);
+        self.uncharge(count);
+        Ok(())
+    }
+
+    fn hide(&self, placed: &Placed, pages: PageRange) -> Result<(), OsError> {
+        placed.host.hide(pages)?;
+        self.user.get().map_or(Ok(()), |user| user.hide(pages))
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        // The area becomes reserved and empty again: real pages, scratch and all. The file, and
+        // with it all memory, goes with its last view.
+        self.reservation.unclaim(self.area);
+    }
+}
+
+/// Why pages could not be filled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum PopulateError {
+    /// The byte limit.
+    Limit,
+    /// A user's touch filled this page first.
+    Occupied(PageIndex),
+    /// The system refused.
+    Os(OsError),
+}
+
+impl PopulateError {
+    fn from_claim(error: harena_arena_fault::ClaimError<OsError>, page: PageIndex) -> Self {
+        match error {
+            harena_arena_fault::ClaimError::Occupied => Self::Occupied(page),
+            harena_arena_fault::ClaimError::Lift(error) => Self::Os(error),
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! The fault handler as the embedding program sees it.
+//!
+//! It is installed with the first arena and stays. Faults that are not ours go to the action
+//! that was there before, as if ours were not (see `sys/linux/chain.rs`). A program with its
+//! own SIGSEGV handler installs it first, or forwards from it.
+
+use core::marker::PhantomData;
+
+use harena_arena_fault::REGISTRY;
+
+use crate::sys::{self, OsError};
+
+/// Why the handler was not removed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum UninstallError {
+    /// Arenas that need it are alive.
+    #[error("arenas are alive")]
+    LiveArenas,
+    /// Another handler was installed after ours and may forward to it.
+    #[error("another SIGSEGV handler was installed later")]
+    NotOnTop,
+    /// The system refused.
+    #[error("signal handler")]
+    Os(#[source] OsError),
+}
+
+/// Puts the SIGSEGV action back that was there before the first arena.
+pub fn uninstall_fault_handler() -> Result<(), UninstallError> {
+    if REGISTRY.any_live() {
+        return Err(UninstallError::LiveArenas);
+    }
+    match sys::uninstall_handler() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(UninstallError::NotOnTop),
+        Err(error) => Err(UninstallError::Os(error)),
+    }
+}
+
+/// Gives the calling thread an alternate signal stack of at least 64 KiB while this lives, so
+/// that the handler can run wherever the thread's own stack stands. Threads of Rust have a
+/// smaller one, threads of other languages may have none.
+#[must_use = "the stack goes when this is dropped"]
+#[derive(Debug)]
+pub struct AltStack {
+    _stack: Option<sys::AltStack>,
+    /// A signal stack belongs to its thread.
+    not_send: PhantomData<*mut ()>,
+}
+
+impl AltStack {
+    /// Installs it on the calling thread, unless there is one that is big enough.
+    pub fn for_this_thread() -> Result<Self, OsError> {
+        Ok(Self {
+            _stack: sys::on_alt_stack()?,
+            not_send: PhantomData,
+        })
+    }
+}

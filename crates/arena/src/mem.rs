@@ -1,0 +1,292 @@
+//! Access to memory that a program can change, or take away, at any moment.
+//!
+//! There is never a reference into an arena: the compiler may assume that what a reference
+//! names does not change. [`ArenaPtr`] reads and writes volatile or atomic values; what it
+//! reads is an *allegation* of the program.
+//!
+//! | access | empty page |
+//! |---|---|
+//! | [`ArenaPtr`], on a thread that is in a [`crate::ProgramScope`] | recovered through scratch and reported |
+//! | [`ArenaPtr`], elsewhere | crashes, as a bad pointer in a kernel would |
+//! | [`Arena::copy_in`], [`Arena::copy_out`] | an error, as `copy_from_kernel_nofault()` gives |
+//!
+//! The window and its upper guard are reserved as long as the arena lives, so no access of
+//! up to 32 KiB from a 32-bit offset can reach memory of others.
+
+use core::fmt;
+use core::marker::PhantomData;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use harena_abi::{ArenaOffset, Errno, PAGE_SIZE, PageIndex};
+use harena_arena_fault::{Entry, EntryState, HALF_GUARD, Link};
+
+use crate::arena::Arena;
+
+mod sealed {
+    pub trait Sealed: Copy {}
+}
+
+/// Integers: types for which any bytes are a value.
+pub trait Plain: sealed::Sealed {}
+
+macro_rules! plain {
+    ($($int:ty)*) => {
+        $(impl sealed::Sealed for $int {}
+        impl Plain for $int {}
+        const _: () = assert!(size_of::<$int>() as u64 <= HALF_GUARD);)*
+    };
+}
+plain!(u8 u16 u32 u64 i8 i16 i32 i64);
+
+/// A value at an address of any alignment, as BPF programs use them.
+#[derive(Clone, Copy)]
+#[repr(C, packed)]
+struct Unaligned<T>(T);
+
+/// A typed place in an arena. Holding one proves nothing about what lies there.
+///
+/// It is the arena's window and a 32-bit offset, so that no arithmetic leads out of it.
+pub struct ArenaPtr<'a, T> {
+    window: *mut u8,
+    offset: ArenaOffset,
+    place: PhantomData<(&'a Arena, *mut T)>,
+}
+
+impl<T> Clone for ArenaPtr<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for ArenaPtr<'_, T> {}
+
+impl<T> fmt::Debug for ArenaPtr<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ArenaPtr({:#x})", self.offset.raw())
+    }
+}
+
+impl<T: Plain> ArenaPtr<'_, T> {
+    /// The place `count` values further; wraps inside the 4 GiB window.
+    #[must_use]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a `Plain` type has at most 8 bytes"
+    )]
+    pub fn index(self, count: u32) -> Self {
+        let bytes = count.wrapping_mul(size_of::<T>() as u32);
+        Self {
+            offset: self.offset.wrapping_add(bytes),
+            ..self
+        }
+    }
+
+    /// Where in the arena it is.
+    #[must_use]
+    pub fn offset(self) -> ArenaOffset {
+        self.offset
+    }
+
+    fn host(self) -> *mut T {
+        self.window.wrapping_add(self.offset.raw() as usize).cast()
+    }
+
+    /// Reads the value with one volatile load (of any alignment).
+    #[must_use]
+    pub fn read(self) -> T {
+        let place = self.host().cast::<Unaligned<T>>();
+        // SAFETY: a 32-bit offset and at most 8 bytes stay in the window and its upper guard,
+        // which are the arena's as long as it lives, and it outlives this pointer; any bytes are
+        // a `T`; `Unaligned` has alignment 1. An empty page faults and is recovered, or the
+        // process ends; neither reads memory of others.
+        unsafe { place.read_volatile() }.0
+    }
+
+    /// Writes the value with one volatile store (of any alignment).
+    pub fn write(self, value: T) {
+        let place = self.host().cast::<Unaligned<T>>();
+        // SAFETY: as in `read`; and no reference exists that the store could invalidate.
+        unsafe { place.write_volatile(Unaligned(value)) }
+    }
+}
+
+macro_rules! atomic {
+    ($int:ty, $atomic:ty) => {
+        /// Atomic operations; `None` if the place is not aligned for them.
+        impl ArenaPtr<'_, $int> {
+            fn atomic<R>(self, operation: impl FnOnce(&$atomic) -> R) -> Option<R> {
+                let host = self.host();
+                if !host.is_aligned() {
+                    return None;
+                }
+                // SAFETY: aligned, and in the arena (as in `read`), which outlives the operation;
+                // all concurrent accesses are atomic or volatile ones.
+                let place = unsafe { <$atomic>::from_ptr(host) };
+                Some(operation(place))
+            }
+
+            /// Atomic load.
+            #[must_use]
+            pub fn load(self, order: Ordering) -> Option<$int> {
+                self.atomic(|place| place.load(order))
+            }
+
+            /// Atomic store.
+            #[must_use]
+            pub fn store(self, value: $int, order: Ordering) -> Option<()> {
+                self.atomic(|place| place.store(value, order))
+            }
+
+            /// Atomic exchange; gives the old value.
+            #[must_use]
+            pub fn swap(self, value: $int, order: Ordering) -> Option<$int> {
+                self.atomic(|place| place.swap(value, order))
+            }
+
+            /// Atomic addition; gives the old value.
+            #[must_use]
+            pub fn fetch_add(self, value: $int, order: Ordering) -> Option<$int> {
+                self.atomic(|place| place.fetch_add(value, order))
+            }
+
+            /// Atomic and; gives the old value.
+            #[must_use]
+            pub fn fetch_and(self, value: $int, order: Ordering) -> Option<$int> {
+                self.atomic(|place| place.fetch_and(value, order))
+            }
+
+            /// Atomic or; gives the old value.
+            #[must_use]
+            pub fn fetch_or(self, value: $int, order: Ordering) -> Option<$int> {
+                self.atomic(|place| place.fetch_or(value, order))
+            }
+
+            /// Atomic compare and exchange; gives the old value, which tells of success.
+            #[must_use]
+            pub fn compare_exchange(self, old: $int, new: $int) -> Option<$int> {
+                self.atomic(|place| {
+                    // AcqRel: a full exchange, as the programs' own atomics are.
+                    place
+                        .compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire)
+                        .unwrap_or_else(|seen| seen)
+                })
+            }
+        }
+    };
+}
+atomic!(u32, AtomicU32);
+atomic!(u64, AtomicU64);
+
+/// A copy that would touch an empty page, or leave the window.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("copy of {len} bytes at offset {offset:#x}: no memory at {bad:#x}")]
+pub struct CopyError {
+    /// Where the copy was to begin.
+    pub offset: u32,
+    /// Its bytes.
+    pub len: usize,
+    /// Offset of the first byte that is not there.
+    pub bad: u64,
+}
+
+impl CopyError {
+    /// What a helper returns for it.
+    #[must_use]
+    pub const fn errno(&self) -> Errno {
+        Errno::EFAULT
+    }
+}
+
+impl Arena {
+    /// A typed place in this arena.
+    #[must_use]
+    pub fn ptr<T: Plain>(&self, offset: ArenaOffset) -> ArenaPtr<'_, T> {
+        ArenaPtr {
+            window: self.host_ptr(ArenaOffset::new(0)),
+            offset,
+            place: PhantomData,
+        }
+    }
+
+    /// Copies bytes out of the arena; all of them, or none if a page is empty. While others may
+    /// free pages, call it in a [`crate::ProgramScope`]: the check is made before the copy.
+    pub fn copy_out(&self, offset: ArenaOffset, to: &mut [u8]) -> Result<(), CopyError> {
+        self.check_pages(offset, to.len())?;
+        let (words, rest) = to.as_chunks_mut::<8>();
+        let mut at = offset;
+        for word in words {
+            *word = self.ptr::<u64>(at).read().to_ne_bytes();
+            at = at.wrapping_add(8);
+        }
+        for byte in rest {
+            *byte = self.ptr::<u8>(at).read();
+            at = at.wrapping_add(1);
+        }
+        Ok(())
+    }
+
+    /// Copies bytes into the arena; all of them, or none if a page is empty. The remark at
+    /// [`Arena::copy_out`] holds.
+    pub fn copy_in(&self, offset: ArenaOffset, from: &[u8]) -> Result<(), CopyError> {
+        self.check_pages(offset, from.len())?;
+        let (words, rest) = from.as_chunks::<8>();
+        let mut at = offset;
+        for word in words {
+            self.ptr::<u64>(at).write(u64::from_ne_bytes(*word));
+            at = at.wrapping_add(8);
+        }
+        for byte in rest {
+            self.ptr::<u8>(at).write(*byte);
+            at = at.wrapping_add(1);
+        }
+        Ok(())
+    }
+
+    fn check_pages(&self, offset: ArenaOffset, len: usize) -> Result<(), CopyError> {
+        let first = u64::from(offset.raw());
+        let end = first.saturating_add(len as u64);
+        for page in first / PAGE_SIZE..end.div_ceil(PAGE_SIZE) {
+            let bad = CopyError {
+                offset: offset.raw(),
+                len,
+                bad: first.max(page * PAGE_SIZE),
+            };
+            let window_page = u32::try_from(page)
+                .ok()
+                .and_then(PageIndex::new)
+                .ok_or(bad)?;
+            let there = loop {
+                match self.entry_state(window_page) {
+                    EntryState::Busy => std::hint::spin_loop(),
+                    EntryState::Empty => break false,
+                    EntryState::Page | EntryState::Scratch => break true,
+                }
+            };
+            if !there {
+                return Err(bad);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Types of which all-zero bytes are a value.
+///
+/// # Safety
+///
+/// 1. All-zero bytes are a valid value of the type.
+/// 2. Dropping it does nothing.
+pub(crate) unsafe trait Zeroable {}
+
+// SAFETY: `repr(transparent)` over an atomic integer; documented to be empty when zero.
+unsafe impl Zeroable for Entry {}
+// SAFETY: `repr(transparent)` over an atomic integer; documented to be unlisted when zero.
+unsafe impl Zeroable for Link {}
+
+/// A table of zeroes that costs memory only where it is used: large zeroed allocations come
+/// from the system as untouched pages.
+pub(crate) fn zeroed_table<T: Zeroable>(len: usize) -> Box<[T]> {
+    let table = Box::new_zeroed_slice(len);
+    // SAFETY: all-zero bytes are a valid `T`, as `Zeroable` promises.
+    unsafe { table.assume_init() }
+}

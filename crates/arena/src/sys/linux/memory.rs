@@ -1,0 +1,256 @@
+//! Address ranges and memory files.
+//!
+//! An [`AddressRange`] is reserved once and unmapped once; between the two it is only ever
+//! *replaced* by `MAP_FIXED` mappings inside itself. Nothing is unmapped in between, so no
+//! other thread's `mmap` can slip into a hole. Its methods are safe because a range is handed
+//! out as a raw pointer only: no reference into it exists that a new mapping could invalidate.
+
+use core::ffi::c_void;
+use core::ptr::{self, NonNull};
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
+use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
+
+use crate::sys::{OsError, Protection, Span};
+
+/// `MADV_GUARD_INSTALL` and `MADV_GUARD_REMOVE` (Linux 6.13; on shared memory since 6.15).
+const MADV_GUARD_INSTALL: i32 = 102;
+const MADV_GUARD_REMOVE: i32 = 103;
+
+/// A reserved range of this process's addresses.
+#[derive(Debug)]
+pub(crate) struct AddressRange {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the range is plain addresses; every method is a system call, which may come from
+// any thread, and memory inside is only reached through raw pointers.
+unsafe impl Send for AddressRange {}
+// SAFETY: as above; the methods take `&self` and the kernel serialises them.
+unsafe impl Sync for AddressRange {}
+
+impl AddressRange {
+    /// Reserves `len` bytes somewhere; every touch faults.
+    pub(crate) fn reserve(len: usize) -> Result<Self, OsError> {
+        // SAFETY: without MAP_FIXED the kernel picks unused addresses.
+        let base = unsafe {
+            rustix::mm::mmap_anonymous(
+                ptr::null_mut(),
+                len,
+                ProtFlags::empty(),
+                MapFlags::PRIVATE | MapFlags::NORESERVE,
+            )
+        };
+        Self::new(base, len)
+    }
+
+    /// Reserves `len` bytes at `address`, which must be unused.
+    pub(crate) fn reserve_at(address: usize, len: usize) -> Result<Self, OsError> {
+        // SAFETY: MAP_FIXED_NOREPLACE fails where anything is mapped, and harms nothing.
+        let base = unsafe {
+            rustix::mm::mmap_anonymous(
+                ptr::with_exposed_provenance_mut(address),
+                len,
+                ProtFlags::empty(),
+                MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED_NOREPLACE,
+            )
+        };
+        let range = Self::new(base, len)?;
+        // Kernels before 4.17 take the address for a hint.
+        if range.base.addr().get() == address {
+            Ok(range)
+        } else {
+            Err(OsError {
+                call: "mmap",
+                len,
+                errno: libc::EEXIST,
+            })
+        }
+    }
+
+    fn new(base: rustix::io::Result<*mut c_void>, len: usize) -> Result<Self, OsError> {
+        let base = base.map_err(|error| os_error("mmap", len, error))?;
+        let base = NonNull::new(base.cast::<u8>());
+        let base = base.ok_or(OsError {
+            call: "mmap",
+            len,
+            errno: libc::ENOMEM,
+        })?;
+        Ok(Self { base, len })
+    }
+
+    /// The first byte.
+    pub(crate) fn base(&self) -> *mut u8 {
+        self.base.as_ptr()
+    }
+
+    /// Bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Replaces a span by fresh zero memory (or by nothing, with [`Protection::None`]).
+    pub(crate) fn map_anonymous(&self, span: Span, prot: Protection) -> Result<(), OsError> {
+        let at = self.pointer(span)?;
+        // SAFETY: `pointer` has shown that the span lies in this range, which nobody else owns
+        // and into which no reference exists.
+        let mapped = unsafe {
+            rustix::mm::mmap_anonymous(
+                at,
+                span.len,
+                prot_flags(prot),
+                MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED,
+            )
+        };
+        mapped
+            .map(drop)
+            .map_err(|error| os_error("mmap", span.len, error))
+    }
+
+    /// Replaces a span by a part of `file`.
+    pub(crate) fn map_file(
+        &self,
+        span: Span,
+        file: &MemFile,
+        file_offset: u64,
+        prot: Protection,
+    ) -> Result<(), OsError> {
+        let at = self.pointer(span)?;
+        // SAFETY: `pointer` has shown that the span lies in this range, which nobody else owns
+        // and into which no reference exists. The file is sealed, so it cannot shrink below it.
+        let mapped = unsafe {
+            rustix::mm::mmap(
+                at,
+                span.len,
+                prot_flags(prot),
+                MapFlags::SHARED | MapFlags::NORESERVE | MapFlags::FIXED,
+                &file.fd,
+                file_offset,
+            )
+        };
+        mapped
+            .map(drop)
+            .map_err(|error| os_error("mmap", span.len, error))
+    }
+
+    /// Changes what a span may be used for.
+    pub(crate) fn protect(&self, span: Span, prot: Protection) -> Result<(), OsError> {
+        let at = self.pointer(span)?;
+        let flags = match prot {
+            Protection::None => MprotectFlags::empty(),
+            Protection::ReadWrite => MprotectFlags::READ | MprotectFlags::WRITE,
+        };
+        // SAFETY: the span lies in this range (`pointer`), into which no reference exists.
+        let done = unsafe { rustix::mm::mprotect(at, span.len, flags) };
+        done.map_err(|error| os_error("mprotect", span.len, error))
+    }
+
+    /// Makes every touch of the span fault, whatever its protection.
+    pub(crate) fn guard(&self, span: Span) -> Result<(), OsError> {
+        self.advise_guard(span, MADV_GUARD_INSTALL)
+    }
+
+    /// Undoes [`AddressRange::guard`].
+    pub(crate) fn unguard(&self, span: Span) -> Result<(), OsError> {
+        self.advise_guard(span, MADV_GUARD_REMOVE)
+    }
+
+    fn advise_guard(&self, span: Span, advice: i32) -> Result<(), OsError> {
+        let at = self.pointer(span)?;
+        // SAFETY: the span lies in this range (`pointer`), into which no reference exists.
+        let done = unsafe { libc::madvise(at, span.len, advice) };
+        if done == 0 {
+            return Ok(());
+        }
+        // SAFETY: the function has no preconditions.
+        let errno = unsafe { libc::__errno_location() };
+        // SAFETY: this thread's own; the handler saves and restores it.
+        let errno = unsafe { errno.read() };
+        Err(OsError {
+            call: "madvise",
+            len: span.len,
+            errno,
+        })
+    }
+
+    /// Keeps the span out of children made by fork.
+    pub(crate) fn dont_fork(&self, span: Span) -> Result<(), OsError> {
+        let at = self.pointer(span)?;
+        // SAFETY: the advice changes nothing in this process.
+        let done = unsafe { rustix::mm::madvise(at, span.len, Advice::LinuxDontFork) };
+        done.map_err(|error| os_error("madvise", span.len, error))
+    }
+
+    fn pointer(&self, span: Span) -> Result<*mut c_void, OsError> {
+        let end = span.offset.checked_add(span.len);
+        if span.len == 0 || end.is_none_or(|end| end > self.len) {
+            return Err(OsError {
+                call: "range check",
+                len: span.len,
+                errno: libc::EINVAL,
+            });
+        }
+        Ok(self.base.as_ptr().wrapping_add(span.offset).cast())
+    }
+}
+
+impl Drop for AddressRange {
+    fn drop(&mut self) {
+        // SAFETY: the range is ours as a whole, and its owner lets go of every pointer into it
+        // together with `self`.
+        let done = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.len) };
+        debug_assert!(done.is_ok(), "munmap of a range that mmap gave: {done:?}");
+    }
+}
+
+/// Memory that can be mapped at several addresses.
+#[derive(Debug)]
+pub(crate) struct MemFile {
+    fd: OwnedFd,
+}
+
+impl MemFile {
+    /// A zero file of exactly `len` bytes, for ever: it is sealed, so that no truncation can
+    /// turn an access into a SIGBUS.
+    pub(crate) fn create(len: u64) -> Result<Self, OsError> {
+        let size = usize::try_from(len).unwrap_or(usize::MAX);
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let fd = rustix::fs::memfd_create(c"harena", flags | MemfdFlags::NOEXEC_SEAL)
+            // Kernels before 6.3 do not know the flag.
+            .or_else(|_| rustix::fs::memfd_create(c"harena", flags))
+            .map_err(|error| os_error("memfd_create", size, error))?;
+        rustix::fs::ftruncate(&fd, len).map_err(|error| os_error("ftruncate", size, error))?;
+        rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
+            .map_err(|error| os_error("fcntl", size, error))?;
+        Ok(Self { fd })
+    }
+
+    /// Gives the memory of a part back; it reads as zeroes afterwards.
+    pub(crate) fn punch(&self, offset: u64, len: u64) -> Result<(), OsError> {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        rustix::fs::fallocate(self.fd.as_fd(), flags, offset, len).map_err(|error| {
+            os_error(
+                "fallocate",
+                usize::try_from(len).unwrap_or(usize::MAX),
+                error,
+            )
+        })
+    }
+}
+
+fn prot_flags(prot: Protection) -> ProtFlags {
+    match prot {
+        Protection::None => ProtFlags::empty(),
+        Protection::ReadWrite => ProtFlags::READ | ProtFlags::WRITE,
+    }
+}
+
+fn os_error(call: &'static str, len: usize, error: rustix::io::Errno) -> OsError {
+    OsError {
+        call,
+        len,
+        errno: error.raw_os_error(),
+    }
+}

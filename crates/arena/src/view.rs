@@ -1,0 +1,225 @@
+//! A mapping of the arena's file: the host's in its 4 GiB window, or the user's.
+//!
+//! Pages are hidden until they are exposed. Two schemes, probed when the view is made (see
+//! `docs/design/0002-arena-mapping.md`):
+//!
+//! | | hidden | exposed | mappings |
+//! |---|---|---|---|
+//! | `Guard` | guard marker in the page table | none | one, whatever is exposed |
+//! | `Protect` | `PROT_NONE` | read and write | up to two per exposed page |
+//!
+//! Guard markers cost page tables, so a region of 512 pages gets them when its first page is
+//! used; until then it is `PROT_NONE`:
+//!
+//! ```text
+//! Closed (PROT_NONE) ──► Opening (one thread: guard all, then read/write) ──► Open
+//! ```
+//!
+//! Who changes a page here owns its entry (see `harena_arena_fault::Entry`). Opening a region
+//! is the one change to pages of others. It is harmless: an empty page stays hidden, a real
+//! page is never in a region that is not open, and a scratch page may get a marker on top,
+//! which its next fault repairs. All calls may come from the fault handler.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use harena_abi::{PAGE_SIZE, PageIndex};
+use harena_arena_fault::PageRange;
+
+use crate::reservation::Reservation;
+use crate::sys::{MemFile, OsError, Protection, Span};
+
+/// Pages of a region: what one page of a page table covers.
+const REGION_PAGES: u32 = 512;
+
+/// `EINVAL`, for pages that are not of this view.
+const OUTSIDE: i32 = harena_abi::Errno::EINVAL as i32;
+
+const CLOSED: u8 = 0;
+const OPENING: u8 = 1;
+const OPEN: u8 = 2;
+
+#[expect(clippy::cast_possible_truncation, reason = "4096 fits any usize")]
+const PAGE: usize = PAGE_SIZE as usize;
+
+/// How pages are hidden.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Scheme {
+    /// By guard markers.
+    Guard,
+    /// By protection.
+    Protect,
+}
+
+/// One mapping of an arena's pages.
+#[derive(Debug)]
+pub(crate) struct View {
+    reservation: Arc<Reservation>,
+    file: Arc<MemFile>,
+    /// Offset in the reservation at which page `window.first()` lies.
+    start: usize,
+    window: PageRange,
+    scheme: Scheme,
+    regions: Box<[AtomicU8]>,
+}
+
+impl View {
+    /// Maps the pages of `window`, all hidden, at offset `start` of the reservation.
+    pub(crate) fn new(
+        reservation: Arc<Reservation>,
+        file: Arc<MemFile>,
+        start: usize,
+        window: PageRange,
+    ) -> Result<Self, OsError> {
+        let regions = window.len().div_ceil(REGION_PAGES);
+        let regions = (0..regions).map(|_| AtomicU8::new(CLOSED)).collect();
+        let mut view = Self {
+            reservation,
+            file,
+            start,
+            window,
+            scheme: Scheme::Protect,
+            regions,
+        };
+        view.map_hidden(window)?;
+        // The probe leaves a marker on a page that is hidden anyway.
+        let first = Span {
+            offset: start,
+            len: PAGE,
+        };
+        if view.reservation.range().guard(first).is_ok() {
+            view.scheme = Scheme::Guard;
+        }
+        Ok(view)
+    }
+
+    /// How this view hides pages.
+    pub(crate) fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// Makes pages accessible. The caller owns their entries; they hold no scratch.
+    pub(crate) fn expose(&self, pages: PageRange) -> Result<(), OsError> {
+        let range = self.reservation.range();
+        match self.scheme {
+            Scheme::Protect => range.protect(self.span(pages)?, Protection::ReadWrite),
+            Scheme::Guard => {
+                let span = self.span(pages)?;
+                self.regions_of(pages)
+                    .try_for_each(|region| self.open(region))?;
+                range.unguard(span)
+            }
+        }
+    }
+
+    /// Makes pages inaccessible, whatever their state. The caller owns their entries.
+    pub(crate) fn hide(&self, pages: PageRange) -> Result<(), OsError> {
+        let range = self.reservation.range();
+        match self.scheme {
+            Scheme::Protect => range.protect(self.span(pages)?, Protection::None),
+            Scheme::Guard => range.guard(self.span(pages)?),
+        }
+    }
+
+    /// Replaces a scratch page by the hidden page that belongs there. The caller owns its entry.
+    pub(crate) fn lift_scratch(&self, page: PageIndex) -> Result<(), OsError> {
+        let Some(pages) = PageRange::new(page, 1) else {
+            return Ok(());
+        };
+        self.map_hidden(pages)?;
+        if self.scheme == Scheme::Protect {
+            return Ok(());
+        }
+        let range = self.reservation.range();
+        range.guard(self.span(pages)?)?;
+        // If the region opens after this look, its opener changes this page with the others. If
+        // it is opening now, the opener may have passed already; with the marker in place it
+        // does no harm to do it again. SeqCst: pairs with the exchange in `open`.
+        let region = self.regions.get(self.regions_of(pages).start);
+        if region.is_none_or(|region| region.load(Ordering::SeqCst) == CLOSED) {
+            return Ok(());
+        }
+        range.protect(self.span(pages)?, Protection::ReadWrite)
+    }
+
+    /// Whether the page lies in this view.
+    pub(crate) fn holds(&self, page: PageIndex) -> bool {
+        page >= self.window.first() && page.raw() < self.window.end()
+    }
+
+    fn map_hidden(&self, pages: PageRange) -> Result<(), OsError> {
+        let span = self.span(pages)?;
+        let range = self.reservation.range();
+        range.map_file(
+            span,
+            &self.file,
+            self.file_offset(pages.first()),
+            Protection::None,
+        )?;
+        // A child made by fork must not write into its parent's arena.
+        range.dont_fork(span)
+    }
+
+    fn open(&self, region: usize) -> Result<(), OsError> {
+        let Some(state) = self.regions.get(region) else {
+            return Ok(());
+        };
+        loop {
+            // SeqCst: pairs with the look in `lift_scratch`. Acquire on failure: who finds the
+            // region open comes after the calls that opened it.
+            match state.compare_exchange(CLOSED, OPENING, Ordering::SeqCst, Ordering::Acquire) {
+                Ok(_) => break,
+                Err(OPEN) => return Ok(()),
+                // Another thread is inside two system calls. It cannot be this one: between
+                // the two it touches no arena memory.
+                Err(_) => std::hint::spin_loop(),
+            }
+        }
+        let span = self.region_span(region);
+        let range = self.reservation.range();
+        let done = range
+            .guard(span)
+            .and_then(|()| range.protect(span, Protection::ReadWrite));
+        // Release: pairs with the Acquire above.
+        state.store(if done.is_ok() { OPEN } else { CLOSED }, Ordering::Release);
+        done
+    }
+
+    fn regions_of(&self, pages: PageRange) -> Range<usize> {
+        let first = (pages.first().raw() - self.window.first().raw()) / REGION_PAGES;
+        let last = (pages.end() - 1 - self.window.first().raw()) / REGION_PAGES;
+        first as usize..last as usize + 1
+    }
+
+    fn region_span(&self, region: usize) -> Span {
+        let offset = region * REGION_PAGES as usize * PAGE;
+        let rest = self.window.len() as usize * PAGE - offset;
+        Span {
+            offset: self.start + offset,
+            len: rest.min(REGION_PAGES as usize * PAGE),
+        }
+    }
+
+    /// No assertion, but an error: the fault handler must not panic.
+    fn span(&self, pages: PageRange) -> Result<Span, OsError> {
+        let len = pages.len() as usize * PAGE;
+        if !self.holds(pages.first()) || pages.end() > self.window.end() {
+            return Err(OsError {
+                call: "window check",
+                len,
+                errno: OUTSIDE,
+            });
+        }
+        let index = (pages.first().raw() - self.window.first().raw()) as usize;
+        Ok(Span {
+            offset: self.start + index * PAGE,
+            len,
+        })
+    }
+
+    /// Where the file holds a page: the file begins with the window's first page.
+    pub(crate) fn file_offset(&self, page: PageIndex) -> u64 {
+        u64::from(page.raw() - self.window.first().raw()) * PAGE_SIZE
+    }
+}
