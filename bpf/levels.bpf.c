@@ -439,12 +439,14 @@ s32 BPF_STRUCT_OPS_SLEEPABLE(levels_init_task, struct task_struct *p,
 	taskc->queued = false;
 	// A forked task keeps its parent's affinity and set_cmask is not called for it.
 	cmask_init(&taskc->allowed.mask, 0, nr_cids);
+	bpf_rcu_read_lock();
 	for (u32 cid = 0; cid < nr_cids && can_loop; cid++) {
 		s32 cpu = scx_bpf_cid_to_cpu(cid);
 
 		if (cpu >= 0 && bpf_cpumask_test_cpu(cpu, p->cpus_ptr))
 			cmask_set(cid, &taskc->allowed.mask);
 	}
+	bpf_rcu_read_unlock();
 	slot->ctx = taskc;
 	count(&stats.nr_tasks);
 	return 0;

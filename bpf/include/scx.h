@@ -46,6 +46,8 @@ void scx_bpf_error_bstr(char *fmt, unsigned long long *data, u32 data__sz) __ksy
 
 struct task_struct *bpf_task_from_pid(s32 pid) __ksym;
 void bpf_task_release(struct task_struct *p) __ksym;
+void bpf_rcu_read_lock(void) __ksym;
+void bpf_rcu_read_unlock(void) __ksym;
 bool bpf_cpumask_test_cpu(u32 cpu, const struct cpumask *cpumask) __ksym;
 int bpf_res_spin_lock(struct bpf_res_spin_lock *lock) __ksym;
 void bpf_res_spin_unlock(struct bpf_res_spin_lock *lock) __ksym;
