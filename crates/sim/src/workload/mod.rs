@@ -11,6 +11,8 @@
 //! then it exits. Properties are applied when an iteration of their phase begins.
 
 mod parse;
+#[cfg(test)]
+mod tests;
 
 use harena_abi::Nanos;
 use harena_scx::CpuSet;
