@@ -57,6 +57,8 @@ pub struct Scheduler {
     pub insns: u64,
     /// Its own counters, read back from its global variables after the run.
     pub stats: Counts,
+    /// What the core counted about it (`SCX_EV_*`), if not zero.
+    pub core_events: Counts,
 }
 
 /// The simulated machine.
@@ -107,8 +109,12 @@ pub struct Exit {
 pub struct Group {
     /// Their name.
     pub name: String,
-    /// Their number.
+    /// How many were created.
     pub tasks: u64,
+    /// How many of them ended.
+    pub exited: u64,
+    /// How many the scheduler refused to take.
+    pub forks_failed: u64,
     /// CPU time they had, all together.
     pub runtime_ns: u64,
     /// How often one of them woke up.
@@ -126,6 +132,8 @@ pub struct Group {
 pub struct Latency {
     /// Number of values.
     pub count: u64,
+    /// Arithmetic mean.
+    pub mean_ns: u64,
     /// Median.
     pub p50_ns: u64,
     /// 90th percentile.
@@ -151,9 +159,15 @@ pub struct CpuUse {
     /// Its node.
     pub node: u32,
     /// How long it ran tasks.
-    pub busy_ns: u64,
+    pub task_ns: u64,
+    /// How long it ran the kernel and the scheduler.
+    pub overhead_ns: u64,
     /// How often it switched tasks.
     pub switches: u64,
+    /// Timer ticks.
+    pub ticks: u64,
+    /// Interrupts from other CPUs.
+    pub ipis: u64,
 }
 
 /// Use of the arena.

@@ -40,8 +40,10 @@ impl Results {
         } else {
             self.write_cpus(out)?;
         }
+        writeln!(out)?;
         write_counts(out, "callbacks", &self.callbacks)?;
         write_counts(out, "statistics", &self.scheduler.stats)?;
+        write_counts(out, "core", &self.scheduler.core_events)?;
         self.write_violations(out)?;
         self.write_tail(out)
     }
@@ -133,53 +135,70 @@ impl Results {
     }
 
     fn write_cpus(&self, out: &mut String) -> fmt::Result {
-        let mut table = Table::new(0, &["cpu", "core", "llc", "node", "busy", "switches"]);
+        let mut table = Table::new(
+            0,
+            &[
+                "cpu", "core", "llc", "node", "tasks", "kernel", "switches", "ticks", "IPIs",
+            ],
+        );
         for c in &self.cpus {
             table.row(vec![
                 c.cpu.to_string(),
                 c.core.to_string(),
                 c.llc.to_string(),
                 c.node.to_string(),
-                units::percent(c.busy_ns, self.sim_ns),
+                units::percent(c.task_ns, self.sim_ns),
+                units::percent(c.overhead_ns, self.sim_ns),
                 units::count(c.switches),
+                units::count(c.ticks),
+                units::count(c.ipis),
             ]);
         }
         write!(out, "\n{table}")?;
-        self.write_busy(out)
+        self.write_cpu_sum(out)
     }
 
     /// One row per last-level cache: hundreds of CPUs would push the rest off the screen.
     fn write_llcs(&self, out: &mut String) -> fmt::Result {
         let mut table = Table::new(
             0,
-            &["llc", "node", "cpus", "busy", "least", "most", "switches"],
+            &[
+                "llc", "node", "cpus", "tasks", "least", "most", "kernel", "switches",
+            ],
         );
         let mut llcs: Vec<u32> = self.cpus.iter().map(|c| c.llc).collect();
         llcs.sort_unstable();
         llcs.dedup();
         for llc in llcs {
             let of: Vec<&CpuUse> = self.cpus.iter().filter(|c| c.llc == llc).collect();
-            let busy = || of.iter().map(|c| c.busy_ns);
+            let busy = || of.iter().map(|c| c.task_ns);
+            let all = self.sim_ns.saturating_mul(of.len() as u64);
             let node = of.first().map_or(0, |c| c.node);
             table.row(vec![
                 llc.to_string(),
                 node.to_string(),
                 of.len().to_string(),
-                units::percent(sum(busy()), self.sim_ns.saturating_mul(of.len() as u64)),
+                units::percent(sum(busy()), all),
                 units::percent(busy().min().unwrap_or(0), self.sim_ns),
                 units::percent(busy().max().unwrap_or(0), self.sim_ns),
+                units::percent(sum(of.iter().map(|c| c.overhead_ns)), all),
                 units::count(sum(of.iter().map(|c| c.switches))),
             ]);
         }
         write!(out, "\n{table}")?;
-        self.write_busy(out)
+        self.write_cpu_sum(out)
     }
 
-    fn write_busy(&self, out: &mut String) -> fmt::Result {
-        let cpus = self.cpus.len() as u64;
-        let busy = sum(self.cpus.iter().map(|c| c.busy_ns));
-        let share = units::percent(busy, self.sim_ns.saturating_mul(cpus));
-        writeln!(out, "  CPUs busy {share} of the time")
+    fn write_cpu_sum(&self, out: &mut String) -> fmt::Result {
+        let all = self.sim_ns.saturating_mul(self.cpus.len() as u64);
+        let tasks = sum(self.cpus.iter().map(|c| c.task_ns));
+        let kernel = sum(self.cpus.iter().map(|c| c.overhead_ns));
+        writeln!(
+            out,
+            "  CPUs ran tasks {} of the time, kernel and scheduler {}",
+            units::percent(tasks, all),
+            units::percent(kernel, all),
+        )
     }
 
     fn write_violations(&self, out: &mut String) -> fmt::Result {
@@ -271,7 +290,7 @@ fn write_counts(out: &mut String, title: &str, counts: &Counts) -> fmt::Result {
     if counts.0.is_empty() {
         return Ok(());
     }
-    write!(out, "\n{title:<10}")?;
+    write!(out, "{title:<10}")?;
     let mut column = 10;
     for (name, count) in &counts.0 {
         let cell = format!("{} {}", escape(name), units::count(*count));

@@ -36,8 +36,11 @@ fn cpu(cpu: u32, cpus_per_llc: u32, busy_ns: u64) -> CpuUse {
         core,
         llc,
         node: 0,
-        busy_ns,
+        task_ns: busy_ns,
+        overhead_ns: 12_300_000,
         switches: 1_000 + u64::from(cpu),
+        ticks: 1_000,
+        ipis: 77,
     }
 }
 
@@ -46,10 +49,13 @@ fn groups() -> Vec<Group> {
         Group {
             name: "web".to_owned(),
             tasks: 4,
+            exited: 1,
+            forks_failed: 0,
             runtime_ns: 812_345_678,
             wakeups: 40_000,
             wakeup_latency: Latency {
                 count: 40_000,
+                mean_ns: 5_000,
                 p50_ns: 3_210,
                 p90_ns: 9_990,
                 p99_ns: 120_500,
@@ -79,6 +85,7 @@ fn results() -> Results {
             timeout_ms: 5_000,
             insns: 1_234_567,
             stats: counts(&[("nr_direct", 1_200), ("nr_stolen", 34)]),
+            core_events: counts(&[("SCX_EV_REFILL_SLICE_DFL", 3)]),
         },
         machine: Machine {
             topology: "1n1l2c2t".to_owned(),
