@@ -14,13 +14,20 @@
 )]
 
 pub mod btf;
+mod elf;
+mod error;
 pub mod isa;
 mod kernel;
 mod lines;
 mod linked;
 mod map;
+mod object;
 mod section;
 
+pub use error::{
+    CoReError, GlobalError, InsnPlace, InsnProblem, LinkError, MapProblem, ParseError,
+    StructOpsProblem,
+};
 pub use kernel::{KFUNC_ADDRESS_BASE, KconfigValue, KernelSymbols, KfuncRef, KsymVar};
 pub use lines::{LineTable, SourceLine};
 pub use linked::{
@@ -29,5 +36,8 @@ pub use linked::{
 };
 pub use map::{
     Contents, InitialSlot, MapIndex, MapOrigin, MapType, ProgramIndex, SpecialField, SpecialKind,
+};
+pub use object::{
+    Autoload, Extern, ExternKind, GlobalInfo, GlobalValue, KconfigKind, Object, Program,
 };
 pub use section::ProgType;

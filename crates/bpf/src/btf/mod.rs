@@ -16,15 +16,18 @@
 )]
 
 mod build;
+pub(crate) mod ext;
 mod layout;
 mod parse;
 mod print;
 mod strings;
+mod value;
 
 pub use build::{BtfBuilder, EnumWidth, MemberDef};
 pub use layout::{Field, LayoutError, PathError};
 pub use parse::BtfError;
 pub(crate) use strings::Strings;
+pub use value::Value;
 
 use std::fmt;
 
@@ -327,6 +330,10 @@ pub struct Btf {
 }
 
 impl Btf {
+    pub(crate) fn strings(&self) -> &Strings {
+        &self.strings
+    }
+
     fn new(types: Vec<Type>, strings: Strings) -> Self {
         let mut btf = Self {
             types,
