@@ -444,7 +444,7 @@ s32 BPF_STRUCT_OPS_SLEEPABLE(levels_init_task, struct task_struct *p,
 		s32 cpu = scx_bpf_cid_to_cpu(cid);
 
 		if (cpu >= 0 && bpf_cpumask_test_cpu(cpu, p->cpus_ptr))
-			cmask_set(cid, &taskc->allowed.mask);
+			__cmask_set(cid, &taskc->allowed.mask);
 	}
 	bpf_rcu_read_unlock();
 	slot->ctx = taskc;

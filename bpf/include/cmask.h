@@ -37,6 +37,13 @@ static __always_inline bool cmask_test(u32 cid, const struct scx_cmask __arena *
 	return cmask_has(cid, m) && (*cmask_word_of(cid, m) >> (cid % 64) & 1);
 }
 
+// For a mask that nobody else sees yet.
+static __always_inline void __cmask_set(u32 cid, struct scx_cmask __arena *m)
+{
+	if (cmask_has(cid, m))
+		*cmask_word_of(cid, m) |= 1ULL << (cid % 64);
+}
+
 // Changes the bit of `cid`, which the mask has, and tells what it was. A compare-and-swap rather
 // than a fetching `or`, which not every kernel's JIT accepts on arena memory.
 static __always_inline bool cmask_change(u32 cid, struct scx_cmask __arena *m, bool to)
