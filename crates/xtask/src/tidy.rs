@@ -192,3 +192,54 @@ fn forbids_unsafe(folder: &Path) -> anyhow::Result<bool> {
     }
     Ok(true)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn breaches_of(file: &str, text: &str) -> Vec<String> {
+        let mut breaches = Vec::new();
+        check_text(Path::new(file), text, &mut breaches);
+        breaches
+    }
+
+    #[test]
+    fn a_tidy_file_has_no_breach() {
+        assert!(breaches_of("a.rs", "//! Why.\nfn f() {}\n").is_empty());
+        assert!(breaches_of("a.bpf.c", "// Why.\n").is_empty());
+    }
+
+    #[test]
+    fn a_missing_header_and_unfinished_work_are_found() {
+        let text = format!(
+            "fn f() {{}}\n// {}: finish\n// {}(#7): later\n",
+            concat!("TO", "DO"),
+            concat!("TO", "DO")
+        );
+        let breaches = breaches_of("a.rs", &text);
+        assert_eq!(
+            breaches,
+            [
+                "a.rs:1: does not begin with `//!`",
+                "a.rs:2: unfinished work without an issue",
+            ]
+        );
+    }
+
+    #[test]
+    fn long_comments_are_found_but_rows_of_tables_are_not() {
+        let long = "x".repeat(LINE_CHARS_MAX);
+        let text = format!("//! Why.\n//! {long}\n//! | {long} |\nlet s = \"{long}\";\n");
+        assert_eq!(breaches_of("a.rs", &text), ["a.rs:2: 104 characters"]);
+    }
+
+    #[test]
+    fn a_layer_may_use_only_layers_before_it() {
+        for layer in &LAYERS {
+            for used in layer.may_use {
+                assert!(LAYERS.iter().any(|other| other.name == *used), "{used}");
+                assert_ne!(layer.name, *used);
+            }
+        }
+    }
+}
