@@ -7,7 +7,7 @@
 //   wild_stores    writes past the end of what it allocated         the store is dropped
 //   wild_atomics   counts in the freed page                         nothing is counted
 //   wild_straddle  writes across the end of the last good page      the whole store is dropped
-//   wild_kfuncs    hands a kfunc a pointer into the freed page      the kfunc sees a scratch page
+//   wild_kfuncs    hands kfuncs pointers to pages it never had      they meet the scratch page
 //   wild_error     gives up with scx_bpf_error after `error_after`  the scheduler is ejected
 //
 // Every one of them is reported on the program's stderr stream, and none may hurt anybody else.
@@ -49,8 +49,11 @@ struct wild_stats {
 struct wild_stats __arena stats;
 
 // Two pages are allocated and the second is freed again: `kept` is good memory, `gone` is not.
+// `never` was not allocated at all. It is another page than `gone`, for where a kfunc has been, the
+// scratch page stays mapped, and the program's own accesses meet that.
 u64 __arena *__arena kept;
 u64 __arena *__arena gone;
+u64 __arena *__arena never;
 
 #define MARK 0x6b65707421ULL
 
@@ -89,9 +92,9 @@ static __always_inline void wild_kfunc(u64 number)
 	stats.nr_kfuncs++;
 	// The host reads and writes the page itself, and finds the arena's scratch page there.
 	if (bpf_ksym_exists(harena_arena_sum))
-		harena_arena_sum(gone + number % 8, 8);
+		harena_arena_sum(never + number % 8, 8);
 	if (bpf_ksym_exists(harena_arena_fill))
-		harena_arena_fill(gone + WORDS_PER_PAGE, 8, number);
+		harena_arena_fill(never + WORDS_PER_PAGE, 8, number);
 }
 
 static __always_inline void misbehave(u64 number)
@@ -135,6 +138,7 @@ s32 BPF_STRUCT_OPS_SLEEPABLE(wild_init)
 		return -ENOMEM;
 	kept = pages;
 	gone = pages + WORDS_PER_PAGE;
+	never = pages + 16 * WORDS_PER_PAGE;
 	kept[WORDS_PER_PAGE - 1] = MARK;
 	bpf_arena_free_pages(&arena, gone, 1);
 	return scx_bpf_create_dsq(SHARED_DSQ, -1);
