@@ -235,17 +235,13 @@ static __always_inline bool any_queued(void)
 // when the CPU next goes idle (levels_update_idle).
 static __always_inline s32 take_idle_cid(struct task_ctx __arena *taskc, s32 prev_cid)
 {
-	struct scx_cmask __arena *mask = &idle.mask;
-	u32 nr_cids = mask->nr_cids;
-	u32 cid = prev_cid;
+	while (can_loop) {
+		u32 cid = cmask_next_and_set_wrap(&idle.mask, &taskc->allowed.mask, prev_cid);
 
-	// Word by word would be quicker on a large machine; bit by bit is easier to read.
-	for (u32 i = 0; i < nr_cids && can_loop; i++, cid++) {
-		if (cid >= nr_cids)
-			cid = 0;
-		if (!cmask_test(cid, mask) || !cmask_test(cid, &taskc->allowed.mask))
-			continue;
-		if (cmask_test_and_clear(cid, mask))
+		if (cid >= cmask_end(&idle.mask))
+			break;
+		// Another CPU may have been quicker.
+		if (cmask_test_and_clear(cid, &idle.mask))
 			return cid;
 	}
 	return -1;

@@ -79,3 +79,40 @@ static __always_inline bool cmask_test_and_clear(u32 cid, struct scx_cmask __are
 {
 	return cmask_has(cid, m) && cmask_change(cid, m, false);
 }
+
+// One past the last cid of the mask.
+static __always_inline u32 cmask_end(const struct scx_cmask __arena *m)
+{
+	return m->base + m->nr_cids;
+}
+
+// The first cid at or after `start` that both masks have set, or else `a`'s end. Word by word, so
+// that it is quick on a large machine.
+static __always_inline u32 cmask_next_and_set(const struct scx_cmask __arena *a,
+					      const struct scx_cmask __arena *b, u32 start)
+{
+	u32 end = cmask_end(a) < cmask_end(b) ? cmask_end(a) : cmask_end(b);
+
+	if (start < a->base)
+		start = a->base;
+	if (start < b->base)
+		start = b->base;
+	while (start < end && can_loop) {
+		// Bits before `start` go out on the right, so the first one left is the nearest.
+		u64 both = (*cmask_word_of(start, a) & *cmask_word_of(start, b)) >> (start % 64);
+
+		if (both)
+			return start + __builtin_ctzll(both);
+		start = (start / 64 + 1) * 64;
+	}
+	return cmask_end(a);
+}
+
+// The same, going on from the beginning when there is none after `start`.
+static __always_inline u32 cmask_next_and_set_wrap(const struct scx_cmask __arena *a,
+						   const struct scx_cmask __arena *b, u32 start)
+{
+	u32 found = cmask_next_and_set(a, b, start);
+
+	return found < cmask_end(a) ? found : cmask_next_and_set(a, b, a->base);
+}
