@@ -116,12 +116,10 @@ pub enum AbortCause {
         what: String,
     },
     /// A helper that is not modelled.
-    #[error("helper {id} ({name}) is not supported")]
+    #[error("helper {id} is not supported")]
     UnsupportedHelper {
         /// Helper number.
         id: u32,
-        /// Helper name, or `?`.
-        name: &'static str,
     },
     /// A kfunc called where it is not legal.
     #[error("kfunc `{name}` is not allowed here")]

@@ -86,8 +86,8 @@ pub trait Host {
     /// the same timer.
     fn timer_arm(&mut self, arm: TimerArm);
 
-    /// A timer was cancelled. Returns whether it was armed.
-    fn timer_cancel(&mut self, timer: TimerId) -> bool;
+    /// A timer was cancelled. A timer that is due in spite of that does nothing.
+    fn timer_cancel(&mut self, timer: TimerId);
 }
 
 /// What one parameter of a kfunc is, as far as the call itself cares.

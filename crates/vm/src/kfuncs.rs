@@ -1,18 +1,90 @@
-//! Calling kfuncs: the engine's own table, and the way to the host's.
+//! Kfuncs: the engine's own, and the way to the host's.
+//!
+//! The engine provides what needs nothing but memory and the running program: arena
+//! pages, number iterators, streams, RCU and preemption marks, resilient locks.
+
+use std::sync::Arc;
+
+use harena_abi::{ArenaOffset, Errno, KernAddr, UserAddr};
+use harena_arena::Arena;
 
 use crate::error::{Abort, AbortCause};
-use crate::host::{Call, Host, KfuncDesc, Sleepable};
+use crate::helpers::{Answer, Ctx, Fail, answer, stream_vprintk};
+use crate::host::{Call, ContextSet, Host, KfuncArg, KfuncDesc, Sleepable};
 use crate::program::Program;
 use crate::vm::Vm;
 
 /// First number of the engine's own kfuncs; a host's lie below.
 pub const GENERIC_KFUNC_BASE: u32 = 1 << 24;
 
-/// The kfuncs that the engine provides itself; a host adds them to the table that objects are
-/// linked against.
+type KfuncFn = fn(&mut Ctx<'_>, [u64; 5]) -> Answer;
+
+macro_rules! generic_kfuncs {
+    ($($name:ident $call:expr, $proto:literal;)*) => {
+        const NAMES: &[&str] = &[$(stringify!($name)),*];
+        static CALLS: &[KfuncFn] = &[$($call),*];
+
+        /// The kfuncs that the engine provides itself, with their C prototypes; a host adds
+        /// them to the table that objects are linked against.
+        pub static GENERIC_KFUNC_PROTOS: &[(&str, &str)] = &[$((stringify!($name), $proto)),*];
+
+        static DESCS: [KfuncDesc; NAMES.len()] = {
+            let plain = KfuncDesc {
+                id: GENERIC_KFUNC_BASE,
+                name: "",
+                args: &[],
+                contexts: ContextSet::ANY,
+                sleepable: Sleepable::No,
+            };
+            let mut descs = [plain; NAMES.len()];
+            let mut i = 0;
+            while i < NAMES.len() {
+                #[expect(clippy::cast_possible_truncation, reason = "a short table")]
+                let id = GENERIC_KFUNC_BASE + i as u32;
+                descs[i] = KfuncDesc { id, name: NAMES[i], ..plain };
+                i += 1;
+            }
+            descs
+        };
+    };
+}
+
+generic_kfuncs! {
+    bpf_arena_alloc_pages arena_alloc_pages,
+        "void *bpf_arena_alloc_pages(void *p__map, void *addr__ign, u32 page_cnt, int node_id, u64 flags)";
+    bpf_arena_free_pages arena_free_pages,
+        "void bpf_arena_free_pages(void *p__map, void *ptr__ign, u32 page_cnt)";
+    bpf_arena_reserve_pages arena_reserve_pages,
+        "int bpf_arena_reserve_pages(void *p__map, void *ptr__ign, u32 page_cnt)";
+    bpf_iter_num_new iter_num_new,
+        "int bpf_iter_num_new(struct bpf_iter_num *it, int start, int end)";
+    bpf_iter_num_next iter_num_next, "int *bpf_iter_num_next(struct bpf_iter_num *it)";
+    bpf_iter_num_destroy iter_num_destroy, "void bpf_iter_num_destroy(struct bpf_iter_num *it)";
+    bpf_stream_vprintk stream_vprintk,
+        "int bpf_stream_vprintk(int stream_id, const char *fmt__str, const void *args, u32 len__sz, void *aux__prog)";
+    bpf_stream_vprintk_impl stream_vprintk,
+        "int bpf_stream_vprintk_impl(int stream_id, const char *fmt__str, const void *args, u32 len__sz, void *aux__prog)";
+    bpf_rcu_read_lock nothing, "void bpf_rcu_read_lock(void)";
+    bpf_rcu_read_unlock nothing, "void bpf_rcu_read_unlock(void)";
+    bpf_preempt_disable nothing, "void bpf_preempt_disable(void)";
+    bpf_preempt_enable nothing, "void bpf_preempt_enable(void)";
+    bpf_local_irq_save irq_save, "void bpf_local_irq_save(unsigned long *flags__irq_flag)";
+    bpf_local_irq_restore nothing, "void bpf_local_irq_restore(unsigned long *flags__irq_flag)";
+    bpf_res_spin_lock res_spin_lock, "int bpf_res_spin_lock(struct bpf_res_spin_lock *lock)";
+    bpf_res_spin_unlock res_spin_unlock, "void bpf_res_spin_unlock(struct bpf_res_spin_lock *lock)";
+    bpf_res_spin_lock_irqsave res_spin_lock,
+        "int bpf_res_spin_lock_irqsave(struct bpf_res_spin_lock *lock, unsigned long *flags__irq_flag)";
+    bpf_res_spin_unlock_irqrestore res_spin_unlock,
+        "void bpf_res_spin_unlock_irqrestore(struct bpf_res_spin_lock *lock, unsigned long *flags__irq_flag)";
+    bpf_cast_to_kern_ctx same, "void *bpf_cast_to_kern_ctx(void *obj)";
+    bpf_rdonly_cast same, "void *bpf_rdonly_cast(const void *obj__ign, u32 btf_id__k)";
+    bpf_throw throw, "void bpf_throw(u64 cookie)";
+}
+
+/// The kfuncs that the engine provides itself.
 #[must_use]
 pub fn generic_kfuncs() -> &'static [KfuncDesc] {
-    &[]
+    &DESCS
 }
 
 /// Calls kfunc number `index` of the program's table.
@@ -21,9 +93,18 @@ pub(crate) fn call(
     host: &mut dyn Host,
     program: &Program,
     index: u32,
-    args: [u64; 5],
+    mut args: [u64; 5],
 ) -> Result<u64, Abort> {
     let desc = program.kfuncs[index as usize];
+    if let Some(own) = desc.id.checked_sub(GENERIC_KFUNC_BASE) {
+        let mut ctx = Ctx {
+            vm,
+            host,
+            program,
+            name: desc.name,
+        };
+        return answer(CALLS[own as usize](&mut ctx, args));
+    }
     let run = *vm.runs.last().expect("a call belongs to a run");
     let sleeps_illegally = desc.sleepable == Sleepable::Yes && run.sleepable == Sleepable::No;
     if sleeps_illegally || !desc.contexts.meets(run.contexts) {
@@ -31,10 +112,157 @@ pub(crate) fn call(
             name: desc.name.to_owned(),
         }));
     }
+    rebase(vm, program, &desc, &mut args);
     let mut call = Call {
         vm,
         prog: program.id,
         name: desc.name,
     };
-    host.kfunc(&mut call, desc.id, args)
+    let ret = host.kfunc(&mut call, desc.id, args);
+    crate::report::host_faults(vm, host, program);
+    ret
+}
+
+/// `__arena` arguments become kernel addresses, whatever their high bits were.
+fn rebase(vm: &Vm, program: &Program, desc: &KfuncDesc, args: &mut [u64; 5]) {
+    if desc.args.is_empty() {
+        return;
+    }
+    // Load refuses `__arena` parameters without an arena.
+    let Some(arena) = program.arena.and_then(|map| vm.arena(map)) else {
+        return;
+    };
+    for (arg, kind) in args.iter_mut().zip(desc.args) {
+        let offset = ArenaOffset::of(UserAddr::new(*arg));
+        match kind {
+            KfuncArg::Plain => {}
+            KfuncArg::ArenaNullable if offset.raw() == 0 => *arg = 0,
+            KfuncArg::Arena | KfuncArg::ArenaNullable => *arg = arena.kern_addr(offset).raw(),
+        }
+    }
+}
+
+fn nothing(_: &mut Ctx<'_>, _: [u64; 5]) -> Answer {
+    Ok(0)
+}
+
+fn same(_: &mut Ctx<'_>, [obj, ..]: [u64; 5]) -> Answer {
+    Ok(obj)
+}
+
+fn throw(ctx: &mut Ctx<'_>, [cookie, ..]: [u64; 5]) -> Answer {
+    Err(ctx.vm.abort_here(AbortCause::Thrown { cookie }).into())
+}
+
+fn irq_save(ctx: &mut Ctx<'_>, [flags, ..]: [u64; 5]) -> Answer {
+    ctx.put(flags, &[0; 8])?;
+    Ok(0)
+}
+
+/// Only an outer run can hold the lock: the kernel's deadlock detection would find it.
+fn res_spin_lock(ctx: &mut Ctx<'_>, [lock, ..]: [u64; 5]) -> Answer {
+    let taken = ctx.vm.mem.cmpxchg_u32(KernAddr::new(lock), 0, 1);
+    match taken.map_err(|fault| ctx.fault(fault))? {
+        0 => Ok(0),
+        _ => Err(Errno::EDEADLK.into()),
+    }
+}
+
+fn res_spin_unlock(ctx: &mut Ctx<'_>, [lock, ..]: [u64; 5]) -> Answer {
+    ctx.put(lock, &[0; 4])?;
+    Ok(0)
+}
+
+/// `BPF_MAX_LOOPS`.
+const ITER_NUM_MAX: i64 = 8 * 1024 * 1024;
+
+fn s32(arg: u64) -> i32 {
+    let [a, b, c, d, ..] = arg.to_le_bytes();
+    i32::from_le_bytes([a, b, c, d])
+}
+
+/// `struct bpf_iter_num_kern`: current number, end.
+fn put_iter(ctx: &Ctx<'_>, it: u64, cur: i32, end: i32) -> Answer {
+    let [a, b, c, d] = cur.to_le_bytes();
+    let [e, f, g, h] = end.to_le_bytes();
+    ctx.put(it, &[a, b, c, d, e, f, g, h])?;
+    Ok(0)
+}
+
+fn iter_num_new(ctx: &mut Ctx<'_>, [it, start, end, ..]: [u64; 5]) -> Answer {
+    let (start, end) = (s32(start), s32(end));
+    put_iter(ctx, it, 0, 0)?;
+    if start > end {
+        return Err(Errno::EINVAL.into());
+    }
+    if i64::from(end) - i64::from(start) > ITER_NUM_MAX {
+        return Err(Errno::E2BIG.into());
+    }
+    put_iter(ctx, it, start.wrapping_sub(1), end)
+}
+
+/// The iterator holds the number, so its own address is what the program gets.
+fn iter_num_next(ctx: &mut Ctx<'_>, [it, ..]: [u64; 5]) -> Answer {
+    let at = KernAddr::new(it);
+    let state = ctx.vm.mem.read_u64(at).map_err(|fault| ctx.fault(fault))?;
+    let (cur, end) = (s32(state), s32(state >> 32));
+    let next = cur.wrapping_add(1);
+    if i64::from(cur) + 1 >= i64::from(end) {
+        put_iter(ctx, it, 0, 0)?;
+        return Ok(0);
+    }
+    put_iter(ctx, it, next, end)?;
+    Ok(it)
+}
+
+fn iter_num_destroy(ctx: &mut Ctx<'_>, [it, ..]: [u64; 5]) -> Answer {
+    put_iter(ctx, it, 0, 0)
+}
+
+/// The arena behind a map argument.
+fn arena(ctx: &Ctx<'_>, map: u64) -> Result<Arc<Arena>, Fail> {
+    let id = ctx.map_id(map)?;
+    match ctx.vm.arena(id) {
+        Some(arena) => Ok(Arc::clone(arena)),
+        None => Err(ctx.bad("the map is no arena")),
+    }
+}
+
+fn may_sleep(ctx: &Ctx<'_>) -> bool {
+    let run = ctx.vm.runs.last();
+    run.is_some_and(|run| run.sleepable == Sleepable::Yes)
+}
+
+fn u32_of(arg: u64) -> u32 {
+    s32(arg).cast_unsigned()
+}
+
+/// The user address of the pages, or NULL.
+fn arena_alloc_pages(ctx: &mut Ctx<'_>, [map, addr, count, _, flags]: [u64; 5]) -> Answer {
+    let arena = arena(ctx, map)?;
+    let addr = (addr != 0).then_some(UserAddr::new(addr));
+    let pages = if may_sleep(ctx) {
+        arena.alloc_pages(addr, u32_of(count), flags)
+    } else {
+        arena.alloc_pages_non_sleepable(addr, u32_of(count), flags)
+    };
+    Ok(pages.map_or(0, UserAddr::raw))
+}
+
+/// Frees at once where the program may sleep, and by and by where it may not.
+fn arena_free_pages(ctx: &mut Ctx<'_>, [map, ptr, count, ..]: [u64; 5]) -> Answer {
+    let arena = arena(ctx, map)?;
+    let (ptr, count) = (UserAddr::new(ptr), u32_of(count));
+    if !may_sleep(ctx) || arena.free_pages(ptr, count).is_err() {
+        arena.free_pages_deferred(ptr, count);
+    }
+    Ok(0)
+}
+
+fn arena_reserve_pages(ctx: &mut Ctx<'_>, [map, ptr, count, ..]: [u64; 5]) -> Answer {
+    let arena = arena(ctx, map)?;
+    match arena.reserve_pages(UserAddr::new(ptr), u32_of(count)) {
+        Ok(()) => Ok(0),
+        Err(error) => Err(error.errno().into()),
+    }
 }

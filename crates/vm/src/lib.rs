@@ -16,11 +16,13 @@
 mod decode;
 mod error;
 mod exec;
+mod format;
 mod helpers;
 mod host;
 mod kfuncs;
 pub mod layout;
 mod load;
+mod map_api;
 mod maps;
 #[expect(unsafe_code, reason = "the door to guest memory")]
 mod mem;
@@ -36,7 +38,7 @@ mod vm;
 pub use error::{Abort, AbortCause, MemFault, OutOfGuestMemory, Place, VmCreateError, VmLoadError};
 pub use harena_arena_fault::Access;
 pub use host::{Call, ContextSet, CurrentTask, Host, KfuncArg, KfuncDesc, Sleepable, TimerArm};
-pub use kfuncs::{GENERIC_KFUNC_BASE, generic_kfuncs};
+pub use kfuncs::{GENERIC_KFUNC_BASE, GENERIC_KFUNC_PROTOS, generic_kfuncs};
 pub use layout::Region;
 pub use maps::{Map, MapId, MapKind, UpdateFlags};
 pub use mem::GuestMem;

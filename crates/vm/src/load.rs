@@ -14,7 +14,8 @@ use crate::decode::{self, OpCode};
 use crate::error::{Place, VmLoadError};
 use crate::host::{KfuncArg, KfuncDesc};
 use crate::layout::{MAP_OBJECT_STRIDE, Region, TEXT_BASE, TEXT_SHIFT};
-use crate::maps::{self, Map, MapId, MapKind};
+use crate::maps::{self, Map, MapId, MapKind, Storage};
+use crate::mem::GuestMem;
 use crate::program::{Executable, ProgId, Program};
 use crate::struct_ops::{StructOpsId, StructOpsMap};
 use crate::vm::{Loaded, Streams, Vm};
@@ -91,6 +92,7 @@ fn load_program(
     }
     let id = ProgId(u32::try_from(vm.programs.len()).expect("checked above"));
     let mut loader = ProgramLoader {
+        mem: &vm.mem,
         maps: &vm.maps,
         ids: &loaded.maps,
         kfuncs,
@@ -120,6 +122,7 @@ pub(crate) fn text_slot(prog: ProgId, addr: u64) -> Option<u32> {
 }
 
 struct ProgramLoader<'a> {
+    mem: &'a GuestMem,
     maps: &'a [Map],
     ids: &'a [MapId],
     kfuncs: &'a BTreeMap<u32, KfuncDesc>,
@@ -231,8 +234,8 @@ impl ProgramLoader<'_> {
             Some(PseudoLoad::Map) => Ok(self.map(slot, low.imm)?.object().raw()),
             Some(PseudoLoad::MapValue) => {
                 let map = self.map(slot, low.imm)?;
-                let base = map
-                    .direct_value_addr()
+                let base = self
+                    .value_base(map)
                     .ok_or_else(|| bad("address of a value in a map that has none at load"))?;
                 Ok(base.wrapping_add(u64::from(high.imm.cast_unsigned())))
             }
@@ -245,6 +248,14 @@ impl ProgramLoader<'_> {
                 Ok(text_address(self.id, start))
             }
             Some(PseudoLoad::BtfId) | None => Err(bad("ldimm64 of an unknown sort")),
+        }
+    }
+
+    /// Arena globals are named by their user address.
+    fn value_base(&self, map: &Map) -> Option<u64> {
+        match &map.storage {
+            Storage::Arena { slot } => Some(self.mem.arena(*slot)?.user_vm_start()?.raw()),
+            _ => map.direct_value_addr(),
         }
     }
 

@@ -11,30 +11,36 @@
 //!
 //! Multi-byte values are little-endian, as the programs are.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use harena_abi::KernAddr;
-use harena_arena_fault::Access;
+use harena_abi::{KernAddr, PAGE_SIZE};
+use harena_arena::{Arena, ArenaSpec, CreateError, Reservation};
+use harena_arena_fault::{Access, EntryState, WindowPage};
 
 use crate::error::{MemFault, OutOfGuestMemory, VmCreateError};
 use crate::exec::access::Atomic;
-use crate::layout::{HEAP_END, HEAP_START, HEAP_WRITABLE, Region};
+use crate::layout::{
+    ARENA_COUNT, ARENA_STRIDE, ARENAS_START, GUEST_BASE, HEAP_END, HEAP_START, HEAP_WRITABLE,
+    RESERVATION_LEN, Region,
+};
 use crate::region::RegionAlloc;
 
 const HEAP_LEN: u64 = HEAP_END - HEAP_START;
 
 /// The memory of one VM. Cheap to share; all methods take `&self`.
 pub struct GuestMem {
-    /// Host address of `HEAP_START`.
-    heap: NonNull<u8>,
+    reservation: Arc<Reservation>,
+    /// Host address of `GUEST_BASE`.
+    base: NonNull<u8>,
+    /// Arenas by number; each slot is filled once.
+    arenas: [OnceLock<Arc<Arena>>; ARENA_COUNT],
     regions: Mutex<[RegionAlloc; Region::ALL.len()]>,
 }
 
-// SAFETY: `heap` points to memory that lives as long as `self` and is accessed only through
+// SAFETY: `base` points to the reservation, which lives as long as `self`, and is accessed only through
 // raw reads and writes and atomics; nothing in it belongs to a thread.
 unsafe impl Send for GuestMem {}
 // SAFETY: as above; the allocator state is behind a mutex.
@@ -43,6 +49,38 @@ unsafe impl Sync for GuestMem {}
 impl fmt::Debug for GuestMem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GuestMem").finish_non_exhaustive()
+    }
+}
+
+/// Number of an arena in its VM.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ArenaSlot(usize);
+
+/// Why an arena could not be created.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CreateArenaError {
+    #[error("a VM holds at most {max} arenas")]
+    TooMany { max: usize },
+    #[error(transparent)]
+    Create(#[from] CreateError),
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "64-bit hosts only")]
+const fn host_size(bytes: u64) -> usize {
+    const _: () = assert!(size_of::<usize>() == 8);
+    bytes as usize
+}
+
+/// Whether a page (or scratch) is there. A transition in progress takes another thread two
+/// system calls at most.
+#[inline]
+fn is_there(arena: &Arena, page: WindowPage) -> bool {
+    loop {
+        match arena.window_state(page) {
+            EntryState::Busy => std::hint::spin_loop(),
+            EntryState::Page | EntryState::Scratch => return true,
+            EntryState::Empty => return false,
+        }
     }
 }
 
@@ -89,22 +127,40 @@ impl Scalar for u64 {
 impl GuestMem {
     /// Reserves the address space of one VM.
     pub fn new() -> Result<Self, VmCreateError> {
-        let layout = Self::layout();
-        // SAFETY: the layout has a non-zero size.
-        let heap = unsafe { alloc_zeroed(layout) };
-        let heap = NonNull::new(heap).ok_or_else(|| VmCreateError::Reserve {
-            len: HEAP_LEN,
-            reason: "out of memory".to_owned(),
-        })?;
+        let failed = |reason: String| VmCreateError::Reserve {
+            len: RESERVATION_LEN,
+            reason,
+        };
+        let reservation = Reservation::new(host_size(RESERVATION_LEN));
+        let reservation = reservation.map_err(|error| failed(error.to_string()))?;
+        let heap = host_size(HEAP_START - GUEST_BASE);
+        let committed = reservation.commit(heap, host_size(HEAP_LEN));
+        committed.map_err(|error| failed(error.to_string()))?;
+        let base = NonNull::new(reservation.base());
         Ok(Self {
-            heap,
+            base: base.ok_or_else(|| failed("it lies at NULL".to_owned()))?,
+            reservation: Arc::new(reservation),
+            arenas: [const { OnceLock::new() }; ARENA_COUNT],
             regions: Mutex::new(Region::ALL.map(RegionAlloc::new)),
         })
     }
 
-    fn layout() -> Layout {
-        let len = usize::try_from(HEAP_LEN).expect("64-bit hosts only");
-        Layout::from_size_align(len, 4096).expect("a constant, checked by every test")
+    /// Creates an arena in the first free window.
+    pub(crate) fn create_arena(&self, spec: &ArenaSpec) -> Result<ArenaSlot, CreateArenaError> {
+        let free = self.arenas.iter().position(|slot| slot.get().is_none());
+        let index = free.ok_or(CreateArenaError::TooMany { max: ARENA_COUNT })?;
+        let guest = ARENAS_START + ARENA_STRIDE * index as u64;
+        let offset = host_size(guest - GUEST_BASE);
+        let kern_vm = KernAddr::new(guest);
+        let arena = Arena::create_in(&self.reservation, offset, kern_vm, spec)?;
+        let filled = self.arenas[index].set(Arc::new(arena));
+        assert!(filled.is_ok(), "only one thread loads objects");
+        Ok(ArenaSlot(index))
+    }
+
+    /// An arena by its slot.
+    pub(crate) fn arena(&self, slot: ArenaSlot) -> Option<&Arc<Arena>> {
+        self.arenas.get(slot.0)?.get()
     }
 
     fn regions(&self) -> MutexGuard<'_, [RegionAlloc; Region::ALL.len()]> {
@@ -130,45 +186,94 @@ impl GuestMem {
     /// Host address of `len` bytes that a kernel may access.
     #[inline]
     fn host(&self, addr: KernAddr, len: u64, access: Access) -> Result<NonNull<u8>, MemFault> {
-        match heap_offset(addr.raw(), len, HEAP_START) {
-            Some(offset) => Ok(self.at(offset)),
-            None => Err(MemFault { addr, len, access }),
+        if heap_offset(addr.raw(), len, HEAP_START).is_some() {
+            return Ok(self.at(addr.raw()));
         }
+        self.in_some_arena(addr.raw(), len)
+            .ok_or(MemFault { addr, len, access })
     }
 
-    /// Host address of a heap offset.
+    /// Host address of a guest address in the heap or in an arena's area.
     #[inline]
-    fn at(&self, offset: u64) -> NonNull<u8> {
-        debug_assert!(offset < HEAP_LEN);
-        #[expect(clippy::cast_possible_truncation, reason = "64-bit hosts only")]
-        let offset = offset as usize;
-        // SAFETY: `offset < HEAP_LEN`, the length of the mapping (checked by `heap_offset`).
-        unsafe { self.heap.add(offset) }
+    fn at(&self, addr: u64) -> NonNull<u8> {
+        let offset = addr.wrapping_sub(GUEST_BASE);
+        debug_assert!(offset < RESERVATION_LEN, "{addr:#x}");
+        // SAFETY: every caller has found `addr` in the heap or in an arena's area, both of which
+        // lie in the reservation.
+        unsafe { self.base.add(host_size(offset)) }
+    }
+
+    /// Host address of a kernel address in an arena's window, if all its pages are there.
+    #[cold]
+    fn in_some_arena(&self, addr: u64, len: u64) -> Option<NonNull<u8>> {
+        let offset = addr.checked_sub(ARENAS_START)?;
+        let index = usize::try_from(offset / ARENA_STRIDE).ok()?;
+        let arena = self.arenas.get(index)?.get()?;
+        let offset = addr.wrapping_sub(arena.kern_vm_start().raw());
+        self.in_arena(arena, offset.cast_signed(), len)
+    }
+
+    /// Host address of `len` bytes at `offset` from an arena's 32-bit offset 0, if there is a
+    /// page (or scratch) under each of them.
+    #[inline]
+    pub(crate) fn in_arena(&self, arena: &Arena, offset: i64, len: u64) -> Option<NonNull<u8>> {
+        let first = u64::try_from(offset).ok()?;
+        let last = first.checked_add(len.max(1) - 1)?;
+        for page in first / PAGE_SIZE..=last / PAGE_SIZE {
+            let page = WindowPage::new(u32::try_from(page).ok()?)?;
+            if !is_there(arena, page) {
+                return None;
+            }
+        }
+        Some(self.at(arena.kern_vm_start().raw() + first))
     }
 
     /// Loads for a program: from all of the heap.
     #[inline]
     pub(crate) fn load<T: Scalar>(&self, addr: u64) -> Option<u64> {
-        let offset = heap_offset(addr, T::LEN, HEAP_START)?;
+        heap_offset(addr, T::LEN, HEAP_START)?;
         // SAFETY: the bytes lie in the heap, which is mapped.
-        Some(unsafe { read::<T>(self.at(offset)) }.to_reg())
+        Some(unsafe { read::<T>(self.at(addr)) }.to_reg())
     }
 
     /// Stores for a program: to the writable part of the heap.
     #[inline]
     pub(crate) fn store<T: Scalar>(&self, addr: u64, value: u64) -> Option<()> {
-        let offset = heap_offset(addr, T::LEN, HEAP_WRITABLE)? + (HEAP_WRITABLE - HEAP_START);
+        heap_offset(addr, T::LEN, HEAP_WRITABLE)?;
         // SAFETY: the bytes lie in the heap, which is mapped.
-        unsafe { write(self.at(offset), T::from_reg(value)) };
+        unsafe { write(self.at(addr), T::from_reg(value)) };
         Some(())
     }
 
     /// An atomic read-modify-write of a program, giving the old value. A word that is not
     /// aligned is read and written in two steps, as no other thread may rely on it.
     pub(crate) fn atomic<T: Word>(&self, addr: u64, request: Atomic) -> Option<u64> {
-        let offset = heap_offset(addr, T::LEN, HEAP_WRITABLE)? + (HEAP_WRITABLE - HEAP_START);
+        heap_offset(addr, T::LEN, HEAP_WRITABLE)?;
         // SAFETY: the bytes lie in the heap, which is mapped.
-        Some(unsafe { update::<T>(self.at(offset), request) })
+        Some(unsafe { update::<T>(self.at(addr), request) })
+    }
+
+    /// [`GuestMem::load`] of a kernel address in an arena's window.
+    pub(crate) fn load_window<T: Scalar>(&self, addr: u64) -> Option<u64> {
+        let at = self.in_some_arena(addr, T::LEN)?;
+        // SAFETY: the pages are there; should another thread free one now, the read faults and
+        // is recovered for the running program.
+        Some(unsafe { read::<T>(at) }.to_reg())
+    }
+
+    /// [`GuestMem::store`] to a kernel address in an arena's window.
+    pub(crate) fn store_window<T: Scalar>(&self, addr: u64, value: u64) -> Option<()> {
+        let at = self.in_some_arena(addr, T::LEN)?;
+        // SAFETY: as in `load_window`.
+        unsafe { write(at, T::from_reg(value)) };
+        Some(())
+    }
+
+    /// [`GuestMem::atomic`] on a kernel address in an arena's window.
+    pub(crate) fn atomic_window<T: Word>(&self, addr: u64, request: Atomic) -> Option<u64> {
+        let at = self.in_some_arena(addr, T::LEN)?;
+        // SAFETY: as in `load_window`.
+        Some(unsafe { update::<T>(at, request) })
     }
 }
 
@@ -300,21 +405,55 @@ impl GuestMem {
     pub fn copy(&self, to: KernAddr, from: KernAddr, len: u64) -> Result<(), MemFault> {
         let src = self.host(from, len, Access::Read)?;
         let dst = self.host(to, len, Access::Write)?;
-        #[expect(clippy::cast_possible_truncation, reason = "64-bit hosts only")]
-        let len = len as usize;
         // SAFETY: `host` found both ranges mapped; `copy_to` allows them to overlap.
-        unsafe { src.copy_to(dst, len) };
+        unsafe { src.copy_to(dst, host_size(len)) };
         Ok(())
     }
 
     /// Clears `len` bytes.
     pub fn zero(&self, addr: KernAddr, len: u64) -> Result<(), MemFault> {
         let at = self.host(addr, len, Access::Write)?;
-        #[expect(clippy::cast_possible_truncation, reason = "64-bit hosts only")]
-        let len = len as usize;
         // SAFETY: `host` found the bytes mapped.
-        unsafe { at.write_bytes(0, len) };
+        unsafe { at.write_bytes(0, host_size(len)) };
         Ok(())
+    }
+
+    /// Whether `len` bytes can be read.
+    #[must_use]
+    pub fn readable(&self, addr: KernAddr, len: u64) -> bool {
+        self.host(addr, len, Access::Read).is_ok()
+    }
+
+    /// Refuses frozen memory, which kernels may write and programs may not.
+    fn writable_by_program(&self, addr: KernAddr, len: u64) -> Result<(), MemFault> {
+        if addr < Region::Rodata.end() {
+            let access = Access::Write;
+            return Err(MemFault { addr, len, access });
+        }
+        Ok(())
+    }
+
+    /// As [`GuestMem::write_bytes`], with a program's rights.
+    pub(crate) fn write_as_program(&self, addr: KernAddr, from: &[u8]) -> Result<(), MemFault> {
+        self.writable_by_program(addr, from.len() as u64)?;
+        self.write_bytes(addr, from)
+    }
+
+    /// As [`GuestMem::copy`], with a program's rights.
+    pub(crate) fn copy_as_program(
+        &self,
+        to: KernAddr,
+        from: KernAddr,
+        len: u64,
+    ) -> Result<(), MemFault> {
+        self.writable_by_program(to, len)?;
+        self.copy(to, from, len)
+    }
+
+    /// As [`GuestMem::zero`], with a program's rights.
+    pub(crate) fn zero_as_program(&self, addr: KernAddr, len: u64) -> Result<(), MemFault> {
+        self.writable_by_program(addr, len)?;
+        self.zero(addr, len)
     }
 
     /// The bytes from `addr` up to, not including, a NUL, at most `max` of them. A string that
@@ -365,13 +504,6 @@ impl GuestMem {
             });
         }
         self.host(addr, align, Access::Write)
-    }
-}
-
-impl Drop for GuestMem {
-    fn drop(&mut self) {
-        // SAFETY: allocated in `new` with this layout; nobody uses it after `self`.
-        unsafe { dealloc(self.heap.as_ptr(), Self::layout()) };
     }
 }
 

@@ -2,6 +2,7 @@
 //! entry in the list for tables.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use harena_arena_fault::Access;
 
@@ -10,6 +11,23 @@ use crate::host::Host;
 use crate::program::Program;
 use crate::violation::{Violation, ViolationKind};
 use crate::vm::Vm;
+
+/// Reports what a kfunc did to the program's arena: the handler recovered the faults and left
+/// word of them.
+pub(crate) fn host_faults(vm: &mut Vm, host: &dyn Host, program: &Program) {
+    let Some(map) = program.arena else { return };
+    let Some(arena) = vm.arena(map) else { return };
+    let recovered = arena.faults_recovered();
+    if recovered == vm.faults_seen.get(&map).copied().unwrap_or(0) {
+        return;
+    }
+    let arena = Arc::clone(arena);
+    for report in arena.drain_reports() {
+        let what = (ViolationKind::Host, report.access);
+        violation(vm, host, program, what, report.address.raw());
+    }
+    vm.faults_seen.insert(map, recovered);
+}
 
 /// Records a violation at the instruction that is being executed. Faults on an arena are also
 /// reported in the stderr stream of the program.

@@ -4,12 +4,14 @@
 //! `&mut` and may run further programs: everything a run needs while it is interrupted
 //! lies in `frames` and `runs`, so runs nest like the calls that make them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use harena_abi::KernAddr;
 use harena_bpf::{LinkedObject, MapIndex};
 
 use crate::error::{Abort, AbortCause, OutOfGuestMemory, Place, VmCreateError, VmLoadError};
+use crate::exec::{self, Entry};
 use crate::host::{ContextSet, Host, KfuncDesc, Sleepable};
 use crate::layout::{CPU_COUNT_MAX, Region};
 use crate::maps::{Map, MapId};
@@ -17,7 +19,7 @@ use crate::mem::GuestMem;
 use crate::program::{Engine, ProgId, Program};
 use crate::stream::{Stream, StreamId};
 use crate::struct_ops::{StructOpsId, StructOpsMap};
-use crate::timer::Timers;
+use crate::timer::{TimerId, Timers};
 use crate::violation::{Violation, Violations};
 
 /// Instructions one outermost run may execute, unless `VmConfig` says otherwise.
@@ -107,6 +109,8 @@ pub(crate) struct Run {
     pub(crate) prog: ProgId,
     pub(crate) contexts: ContextSet,
     pub(crate) sleepable: Sleepable,
+    /// The timer whose callback runs.
+    pub(crate) timer: Option<TimerId>,
     /// Index in `frames` of its first frame.
     pub(crate) first_frame: usize,
 }
@@ -141,6 +145,8 @@ pub struct Vm {
     pub(crate) trace: Stream,
     pub(crate) violations: Violations,
     pub(crate) timers: Timers,
+    /// Recovered faults of kfuncs that were reported, per arena map.
+    pub(crate) faults_seen: BTreeMap<MapId, u64>,
     pub(crate) runs: Vec<Run>,
     pub(crate) frames: Vec<Frame>,
     /// Instructions the outermost run may still execute.
@@ -149,8 +155,6 @@ pub struct Vm {
     pub(crate) insns_total: u64,
     /// One stack per nesting level.
     pub(crate) stacks: KernAddr,
-    /// One block for keys of callbacks per nesting level.
-    pub(crate) scratch: KernAddr,
 }
 
 impl Vm {
@@ -163,12 +167,13 @@ impl Vm {
             });
         }
         let mem = GuestMem::new()?;
-        let first = |region, size| {
-            mem.alloc(region, size, 4096)
-                .expect("regions are larger than their first block")
-        };
-        let stacks = first(Region::Stacks, STACK_SIZE * u64::from(NESTED_RUNS_MAX));
-        let scratch = first(Region::Contexts, 4096);
+        let stacks = mem
+            .alloc(
+                Region::Stacks,
+                STACK_SIZE * u64::from(NESTED_RUNS_MAX),
+                4096,
+            )
+            .expect("the region is larger than its first block");
         Ok(Self {
             mem: Arc::new(mem),
             config,
@@ -179,12 +184,12 @@ impl Vm {
             trace: Stream::default(),
             violations: Violations::default(),
             timers: Timers::default(),
+            faults_seen: BTreeMap::new(),
             runs: Vec::with_capacity(NESTED_RUNS_MAX as usize),
             frames: Vec::with_capacity((NESTED_RUNS_MAX * FRAMES_MAX) as usize),
             insns_left: 0,
             insns_total: 0,
             stacks,
-            scratch,
         })
     }
 
@@ -205,7 +210,25 @@ impl Vm {
         args: &RunArgs,
         host: &mut dyn Host,
     ) -> Result<RunResult, Abort> {
-        crate::exec::run(self, prog, args, host)
+        let entry = Entry {
+            prog,
+            slot: 0,
+            args: [args.ctx.raw(), 0, 0, 0, 0],
+            contexts: args.contexts,
+            sleepable: self.program(prog).sleepable(),
+            timer: None,
+        };
+        exec::enter(self, entry, host)
+    }
+
+    /// Runs the callback of a timer that is due. `None`: it was cancelled meanwhile.
+    pub fn fire_timer(
+        &mut self,
+        timer: TimerId,
+        contexts: ContextSet,
+        host: &mut dyn Host,
+    ) -> Result<Option<RunResult>, Abort> {
+        crate::helpers::run_timer(self, timer, contexts, host)
     }
 
     /// Guest memory.

@@ -3,8 +3,12 @@
 //! A faulting load gives 0, a faulting store is dropped whole, a faulting atomic leaves
 //! memory and registers alone; each is reported and the program goes on behind it.
 
+use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
+use harena_abi::UserAddr;
+use harena_abi::bpf::BPF_F_NO_USER_CONV;
+use harena_arena::Arena;
 use harena_arena_fault::Access;
 
 use crate::decode::AtomicOp;
@@ -17,24 +21,46 @@ use crate::vm::Vm;
 
 /// What the running program's arena looks like from its instructions.
 pub(super) struct ArenaView {
+    arena: Arc<Arena>,
     /// High half of `user_vm_start`.
     user_high: u64,
+    /// `addr_space_cast(1 <- 0)` only clears the high half.
+    no_user_conv: bool,
 }
 
 impl ArenaView {
     pub(super) fn of(vm: &Vm, program: &Program) -> Option<Self> {
-        let map = vm.map(program.arena()?);
+        let map = program.arena()?;
+        let arena = Arc::clone(vm.arena(map)?);
+        let user_start = arena.user_vm_start().map_or(0, UserAddr::raw);
         Some(Self {
-            user_high: map.spec().map_extra & !0xffff_ffff,
+            user_high: user_start & !0xffff_ffff,
+            no_user_conv: vm.map(map).spec().map_flags & BPF_F_NO_USER_CONV != 0,
+            arena,
         })
     }
 
     /// `addr_space_cast(1 <- 0)`: NULL stays NULL.
     pub(super) fn user_address(&self, low: u32) -> u64 {
-        if low == 0 {
-            return 0;
+        if low == 0 || self.no_user_conv {
+            return u64::from(low);
         }
         self.user_high | u64::from(low)
+    }
+
+    /// Kernel address of an access through a register that a cast made; the offset may reach
+    /// into the guards.
+    fn kernel_address(&self, (base, off): At) -> Option<u64> {
+        let low = u32::try_from(base).ok()?;
+        let offset = i64::from(low) + i64::from(off);
+        Some(self.arena.kern_vm_start().raw().wrapping_add_signed(offset))
+    }
+
+    /// The user address that a report names.
+    fn reported(&self, (base, off): At) -> u64 {
+        self.user_high
+            .wrapping_add(base & 0xffff_ffff)
+            .wrapping_add_signed(i64::from(off))
     }
 }
 
@@ -65,38 +91,71 @@ impl Atomic {
 /// Where an access goes: base register and offset.
 type At = (u64, i32);
 
-fn address((base, off): At) -> u64 {
-    base.wrapping_add_signed(i64::from(off))
+/// Where an access leads that is not plain heap.
+enum Target {
+    /// Through a cast pointer into the program's arena.
+    Arena { addr: u64, reported: u64 },
+    /// Anywhere else.
+    Kernel { addr: u64 },
 }
 
+impl Target {
+    fn of(arena: Option<&ArenaView>, at: At) -> Self {
+        let (base, off) = at;
+        let kernel = Self::Kernel {
+            addr: base.wrapping_add_signed(i64::from(off)),
+        };
+        let Some(view) = arena else { return kernel };
+        view.kernel_address(at).map_or(kernel, |addr| Self::Arena {
+            addr,
+            reported: view.reported(at),
+        })
+    }
+
+    /// The kernel address to try.
+    fn addr(&self) -> u64 {
+        match self {
+            Self::Arena { addr, .. } | Self::Kernel { addr } => *addr,
+        }
+    }
+
+    fn report(&self, vm: &mut Vm, host: &dyn Host, program: &Program, access: Access) {
+        let (kind, addr) = match self {
+            Self::Arena { reported, .. } => (ViolationKind::Arena, *reported),
+            Self::Kernel { addr } => (ViolationKind::Wild, *addr),
+        };
+        report::violation(vm, host, program, (kind, access), addr);
+    }
+}
+
+/// A load; 0 if it faults.
 pub(super) fn load<T: Scalar>(
     vm: &mut Vm,
     host: &mut dyn Host,
     program: &Program,
-    _arena: Option<&ArenaView>,
+    arena: Option<&ArenaView>,
     at: At,
 ) -> u64 {
-    let addr = address(at);
-    report::violation(vm, host, program, (ViolationKind::Wild, Access::Read), addr);
+    let target = Target::of(arena, at);
+    if let Some(value) = vm.mem.load_window::<T>(target.addr()) {
+        return value;
+    }
+    target.report(vm, host, program, Access::Read);
     0
 }
 
+/// A store; dropped if it faults.
 pub(super) fn store<T: Scalar>(
     vm: &mut Vm,
     host: &mut dyn Host,
     program: &Program,
-    _arena: Option<&ArenaView>,
-    at: At,
-    value: u64,
+    arena: Option<&ArenaView>,
+    (at, value): (At, u64),
 ) {
-    let _ = value;
-    report::violation(
-        vm,
-        host,
-        program,
-        (ViolationKind::Wild, Access::Write),
-        address(at),
-    );
+    let target = Target::of(arena, at);
+    if vm.mem.store_window::<T>(target.addr(), value).is_none() {
+        target.report(vm, host, program, Access::Write);
+    }
 }
 
 /// The old value, or `None` if the access faulted.
@@ -104,22 +163,20 @@ pub(super) fn atomic<T: Word>(
     vm: &mut Vm,
     host: &mut dyn Host,
     program: &Program,
-    _arena: Option<&ArenaView>,
-    at: At,
-    request: Atomic,
+    arena: Option<&ArenaView>,
+    (at, request): (At, Atomic),
 ) -> Option<u64> {
-    let addr = address(at);
-    if let Some(old) = vm.mem.atomic::<T>(addr, request) {
-        return Some(old);
+    let target = Target::of(arena, at);
+    let addr = target.addr();
+    let old = match target {
+        Target::Kernel { .. } => vm.mem.atomic::<T>(addr, request),
+        Target::Arena { .. } => None,
+    };
+    let old = old.or_else(|| vm.mem.atomic_window::<T>(addr, request));
+    if old.is_none() {
+        target.report(vm, host, program, Access::Write);
     }
-    report::violation(
-        vm,
-        host,
-        program,
-        (ViolationKind::Wild, Access::Write),
-        addr,
-    );
-    None
+    old
 }
 
 /// A load-acquire: the plain load, then an acquire fence.

@@ -61,27 +61,16 @@ impl Outside<'_> {
     #[inline(never)]
     fn load<T: Scalar>(&mut self, pc: usize, base: u64, off: i32) -> u64 {
         self.at(pc);
-        access::load::<T>(
-            self.vm,
-            self.host,
-            self.program,
-            self.arena.as_ref(),
-            (base, off),
-        )
+        let arena = self.arena.as_ref();
+        access::load::<T>(self.vm, self.host, self.program, arena, (base, off))
     }
 
     #[inline(never)]
     fn store<T: Scalar>(&mut self, pc: usize, base: u64, off: i32, value: u64) {
         self.at(pc);
-        let at = (base, off);
-        access::store::<T>(
-            self.vm,
-            self.host,
-            self.program,
-            self.arena.as_ref(),
-            at,
-            value,
-        );
+        let arena = self.arena.as_ref();
+        let request = ((base, off), value);
+        access::store::<T>(self.vm, self.host, self.program, arena, request);
     }
 
     #[inline(never)]
@@ -96,8 +85,8 @@ impl Outside<'_> {
             expected: r[0],
         };
         let arena = self.arena.as_ref();
-        let at = (base, op.off);
-        let old = access::atomic::<T>(self.vm, self.host, self.program, arena, at, request);
+        let request = ((base, op.off), request);
+        let old = access::atomic::<T>(self.vm, self.host, self.program, arena, request);
         // A faulting atomic leaves its registers as they were.
         let Some(old) = old else { return };
         if kind == AtomicOp::Cmpxchg {

@@ -6,21 +6,32 @@ mod interp;
 
 use std::sync::Arc;
 
+use harena_arena::ProgramScope;
+use harena_arena_fault::ProgramTag;
+
 use crate::error::{Abort, AbortCause};
-use crate::host::Host;
+use crate::host::{ContextSet, Host, Sleepable};
 use crate::program::{Executable, ProgId, Program};
-use crate::vm::{FRAMES_MAX, Frame, NESTED_RUNS_MAX, Run, RunArgs, RunResult, STACK_SIZE, Vm};
+use crate::timer::TimerId;
+use crate::vm::{FRAMES_MAX, Frame, NESTED_RUNS_MAX, Run, RunResult, STACK_SIZE, Vm};
 
 /// `BPF_MAX_LOOPS`: `may_goto`s of one frame that fall through.
 const MAY_GOTO_MAX: u32 = 8 * 1024 * 1024;
 
-/// [`Vm::run`].
-pub(crate) fn run(
-    vm: &mut Vm,
-    prog: ProgId,
-    args: &RunArgs,
-    host: &mut dyn Host,
-) -> Result<RunResult, Abort> {
+/// What to run: a program from its start, or one of its callbacks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entry {
+    pub(crate) prog: ProgId,
+    pub(crate) slot: u32,
+    pub(crate) args: [u64; 5],
+    pub(crate) contexts: ContextSet,
+    pub(crate) sleepable: Sleepable,
+    /// The timer whose callback this is.
+    pub(crate) timer: Option<TimerId>,
+}
+
+/// Runs a program or callback to its end, inside whatever is running already.
+pub(crate) fn enter(vm: &mut Vm, entry: Entry, host: &mut dyn Host) -> Result<RunResult, Abort> {
     let depth = u32::try_from(vm.runs.len()).unwrap_or(u32::MAX);
     if depth >= NESTED_RUNS_MAX {
         return Err(vm.abort_here(AbortCause::NestedRuns { depth: depth + 1 }));
@@ -28,32 +39,49 @@ pub(crate) fn run(
     if depth == 0 {
         vm.insns_left = vm.config.insn_budget;
     }
-    let program = Arc::clone(&vm.programs[prog.index()]);
+    let program = Arc::clone(&vm.programs[entry.prog.index()]);
     let left_before = vm.insns_left;
     let first_frame = vm.frames.len();
     vm.runs.push(Run {
-        prog,
-        contexts: args.contexts,
-        sleepable: program.sleepable(),
+        prog: entry.prog,
+        contexts: entry.contexts,
+        sleepable: entry.sleepable,
+        timer: entry.timer,
         first_frame,
     });
-    let result = call_function(vm, host, &program, 0, [args.ctx.raw(), 0, 0, 0, 0]);
+    let result = in_scope(vm, host, &program, &entry);
     vm.frames.truncate(first_frame);
     vm.runs.pop();
+    let insns = left_before - vm.insns_left;
     if depth == 0 {
-        vm.insns_total += left_before - vm.insns_left;
+        vm.insns_total += insns;
     }
     let ret = match result {
-        Err(Abort {
-            cause: AbortCause::Thrown { cookie },
-            ..
-        }) => cookie,
-        other => other?,
+        Err(abort) => match abort.cause {
+            AbortCause::Thrown { cookie } => cookie,
+            _ => return Err(abort),
+        },
+        Ok(ret) => ret,
     };
-    Ok(RunResult {
-        ret,
-        insns: left_before - vm.insns_left,
-    })
+    Ok(RunResult { ret, insns })
+}
+
+/// Marks the program as running on this thread, so that faults of kfuncs on its arena are
+/// recovered, and runs it.
+fn in_scope(
+    vm: &mut Vm,
+    host: &mut dyn Host,
+    program: &Program,
+    entry: &Entry,
+) -> Result<u64, Abort> {
+    let arena = program.arena.and_then(|map| vm.arena(map)).cloned();
+    let tag = ProgramTag::new(program.id.raw());
+    let scope = ProgramScope::enter(tag, arena.as_deref(), host.cpu());
+    let _scope = scope.map_err(|error| {
+        let message = error.to_string();
+        vm.abort_here(AbortCause::Host { message })
+    })?;
+    call_function(vm, host, program, entry.slot, entry.args)
 }
 
 /// Runs one function of the program of the innermost run, in a new frame: the program itself,

@@ -2,14 +2,15 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use harena_abi::{Errno, PAGE_SIZE};
+use harena_abi::{ArenaOffset, Errno, PAGE_SIZE, UserAddr};
+use harena_arena::{Arena, ArenaSpec};
 use harena_bpf::{Contents, LinkedMap};
 
 use super::ringbuf::RingBuf;
 use super::{Map, MapId, MapKind, Storage};
 use crate::error::VmLoadError;
 use crate::layout::Region;
-use crate::mem::GuestMem;
+use crate::mem::{ArenaSlot, CreateArenaError, GuestMem};
 
 const BPF_F_NO_PREALLOC: u32 = 1 << 0;
 const BPF_F_NO_COMMON_LRU: u32 = 1 << 1;
@@ -30,7 +31,7 @@ const LOCAL_STORAGE_MAX: u64 = 65_536 - 256;
 
 type Refusal = (Errno, &'static str);
 
-/// Checks a spec and allocates its values. Arenas are created by the VM, which owns them.
+/// Checks a spec, allocates its values and writes their first content.
 pub(crate) fn create(
     mem: &GuestMem,
     id: MapId,
@@ -54,10 +55,19 @@ pub(crate) fn create(
         },
         kind,
         nr_cpus,
-        storage: Storage::Arena { arena: 0 },
+        storage: Storage::Queue {
+            blocks: VecDeque::new(),
+        },
     };
+    map.storage = storage(mem, &map)?;
+    initialise(mem, &map, &spec.contents)?;
+    Ok(map)
+}
+
+fn storage(mem: &GuestMem, map: &Map) -> Result<Storage, VmLoadError> {
+    let spec = &map.spec;
     let entries = u64::from(spec.max_entries);
-    map.storage = match kind {
+    Ok(match map.kind {
         MapKind::Array | MapKind::PercpuArray => {
             let region = if spec.frozen {
                 Region::Rodata
@@ -83,14 +93,84 @@ pub(crate) fn create(
             let data = mem.alloc(Region::Maps, entries, PAGE_SIZE)?;
             Storage::RingBuf(RingBuf::new(data, entries))
         }
-        MapKind::Arena => Storage::Arena { arena: usize::MAX },
+        MapKind::Arena => Storage::Arena {
+            slot: create_arena(mem, map)?,
+        },
+    })
+}
+
+/// User address of the first arena without `map_extra`; the next one lies 8 GiB further.
+const ARENA_USER_BASE: u64 = 1 << 44;
+
+/// Creates an arena and, where `map_extra` does not, fixes its user window, as the loader's
+/// `mmap` does.
+fn create_arena(mem: &GuestMem, map: &Map) -> Result<ArenaSlot, VmLoadError> {
+    let spec = &map.spec;
+    let refuse = |errno, reason: String| VmLoadError::Map {
+        map: spec.name.clone(),
+        errno,
+        reason,
     };
-    initialise(mem, &map, &spec.contents)?;
-    Ok(map)
+    let arena_spec = ArenaSpec {
+        key_size: spec.key_size,
+        value_size: spec.value_size,
+        max_entries: spec.max_entries,
+        map_flags: spec.map_flags,
+        map_extra: spec.map_extra,
+        ..ArenaSpec::default()
+    };
+    let slot = mem.create_arena(&arena_spec).map_err(|error| {
+        let errno = match &error {
+            CreateArenaError::TooMany { .. } => Errno::ENOSPC,
+            CreateArenaError::Create(error) => error.errno(),
+        };
+        refuse(errno, error.to_string())
+    })?;
+    let arena = mem.arena(slot).expect("just created");
+    if arena.user_vm_start().is_none() {
+        let start = UserAddr::new(ARENA_USER_BASE + (u64::from(map.id.raw()) << 33));
+        let placed = arena.set_user_window(start);
+        placed.map_err(|error| refuse(error.errno(), error.to_string()))?;
+    }
+    Ok(slot)
+}
+
+/// Writes an arena's globals, on pages that are allocated for them.
+fn initialise_arena(
+    mem: &GuestMem,
+    arena: &Arena,
+    map: &Map,
+    contents: &Contents,
+) -> Result<(), VmLoadError> {
+    let refuse = |reason: String| VmLoadError::Map {
+        map: map.spec.name.clone(),
+        errno: Errno::E2BIG,
+        reason,
+    };
+    let too_long = || refuse(format!("{} bytes of globals do not fit", contents.len));
+    let start = map.spec.contents_offset;
+    let end = start.checked_add(contents.len).ok_or_else(too_long)?;
+    let user_start = arena.user_vm_start().expect("placed at creation");
+    let first = user_start.checked_add(start - start % PAGE_SIZE);
+    let pages = end.div_ceil(PAGE_SIZE) - start / PAGE_SIZE;
+    let pages = u32::try_from(pages).map_err(|_too_many| too_long())?;
+    let allocated = arena.alloc_pages(first, pages, 0);
+    allocated.map_err(|error| refuse(format!("globals: {error}")))?;
+    let user = user_start.checked_add(start).ok_or_else(too_long)?;
+    let at = arena.kern_addr(ArenaOffset::of(user));
+    mem.write_bytes(at, &contents.bytes)
+        .map_err(|fault| refuse(fault.to_string()))
 }
 
 /// Writes the first content of global data.
 fn initialise(mem: &GuestMem, map: &Map, contents: &Contents) -> Result<(), VmLoadError> {
+    if let Storage::Arena { slot } = &map.storage {
+        if contents.len == 0 {
+            return Ok(());
+        }
+        let arena = mem.arena(*slot).expect("just created");
+        return initialise_arena(mem, arena, map, contents);
+    }
     let Some(values) = map.value_addr().filter(|_| !contents.bytes.is_empty()) else {
         return Ok(());
     };

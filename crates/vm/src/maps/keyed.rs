@@ -32,7 +32,7 @@ impl Map {
                 (self.lookup(key, cpu).ok_or(Errno::E2BIG)?, evicted)
             }
         };
-        mem.write_bytes(at, value).map_err(|_fault| Errno::EFAULT)?;
+        self.write_value(mem, at, value)?;
         Ok(evicted)
     }
 

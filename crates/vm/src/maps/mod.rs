@@ -29,8 +29,11 @@ use harena_abi::{Cpu, Errno, KernAddr};
 use harena_bpf::{LinkedMap, MapType};
 
 use crate::layout::{MAP_OBJECT_STRIDE, Region};
-use crate::mem::GuestMem;
+use crate::mem::{ArenaSlot, GuestMem};
 use ringbuf::RingBuf;
+
+pub(crate) use queue::Take;
+pub(crate) use ringbuf::Commit;
 
 pub(crate) use create::create;
 
@@ -144,8 +147,8 @@ pub(crate) enum Storage {
     Queue { blocks: VecDeque<KernAddr> },
     /// A ring of records.
     RingBuf(RingBuf),
-    /// The pages of an arena: number in the VM's table.
-    Arena { arena: usize },
+    /// The pages of an arena.
+    Arena { slot: ArenaSlot },
 }
 
 /// One element of a keyed map.
@@ -209,16 +212,20 @@ impl Map {
         }
     }
 
-    /// Where `ldimm64` of a byte in the value points: a value's kernel address, an arena's user
-    /// address.
+    /// Whether keys are array indices.
+    pub(crate) fn is_array(&self) -> bool {
+        matches!(self.storage, Storage::Array { .. })
+    }
+
+    /// Where `ldimm64` of a byte in the value points, for maps whose value has one address.
     pub(crate) fn direct_value_addr(&self) -> Option<u64> {
         match &self.storage {
             Storage::Array { values } if self.kind == MapKind::Array => Some(values.raw()),
-            Storage::Arena { .. } => Some(self.spec.map_extra),
             Storage::Array { .. }
             | Storage::Keyed { .. }
             | Storage::Queue { .. }
-            | Storage::RingBuf(_) => None,
+            | Storage::RingBuf(_)
+            | Storage::Arena { .. } => None,
         }
     }
 
@@ -309,7 +316,7 @@ impl Map {
         if value.len() as u64 > self.stride() {
             return Err(Errno::EINVAL);
         }
-        mem.write_bytes(at, value).map_err(|_fault| Errno::EFAULT)
+        self.write_value(mem, at, value)
     }
 
     /// `bpf_map_delete_elem`. Gives the address of the value that is gone.

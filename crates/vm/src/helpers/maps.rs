@@ -1,0 +1,187 @@
+//! Helpers on maps.
+
+use harena_abi::{Cpu, Errno, KernAddr};
+
+use super::{Answer, Ctx, Fail};
+use crate::maps::{Commit, MapId, MapKind, Storage, Take, UpdateFlags};
+
+fn key(ctx: &Ctx<'_>, map: MapId, key: u64) -> Result<Vec<u8>, Fail> {
+    let size = ctx.vm.map(map).spec().key_size;
+    ctx.bytes(key, u64::from(size))
+}
+
+fn pointer(addr: Option<KernAddr>) -> u64 {
+    addr.unwrap_or(KernAddr::NULL).raw()
+}
+
+/// `bpf_map_lookup_elem(map, key)`.
+pub(super) fn lookup(ctx: &mut Ctx<'_>, [map, key_at, ..]: [u64; 5]) -> Answer {
+    let cpu = ctx.host.cpu();
+    lookup_on(ctx, map, key_at, cpu)
+}
+
+/// `bpf_map_lookup_percpu_elem(map, key, cpu)`.
+pub(super) fn lookup_percpu(ctx: &mut Ctx<'_>, [map, key_at, cpu, ..]: [u64; 5]) -> Answer {
+    let cpu = u32::try_from(cpu & 0xffff_ffff).expect("masked");
+    if cpu >= ctx.vm.config.nr_cpus {
+        return Ok(0);
+    }
+    lookup_on(ctx, map, key_at, Cpu::new(cpu))
+}
+
+fn lookup_on(ctx: &mut Ctx<'_>, map: u64, key_at: u64, cpu: Cpu) -> Answer {
+    let id = ctx.map_id(map)?;
+    if ctx.vm.map(id).is_array() {
+        // Arrays are looked up most: no allocation for their keys.
+        let index = ctx.vm.mem.read_u32(KernAddr::new(key_at));
+        let index = index.map_err(|fault| ctx.fault(fault))?;
+        let found = ctx.vm.maps[id.index()].lookup(&index.to_le_bytes(), cpu);
+        return Ok(pointer(found));
+    }
+    let key = key(ctx, id, key_at)?;
+    Ok(pointer(ctx.vm.maps[id.index()].lookup(&key, cpu)))
+}
+
+/// `bpf_map_update_elem(map, key, value, flags)`.
+pub(super) fn update(ctx: &mut Ctx<'_>, [map, key_at, value, flags, _]: [u64; 5]) -> Answer {
+    let id = ctx.map_id(map)?;
+    let key = key(ctx, id, key_at)?;
+    let value = ctx.bytes(value, u64::from(ctx.vm.map(id).spec().value_size))?;
+    let flags = UpdateFlags::from_raw(flags)?;
+    let cpu = ctx.host.cpu();
+    ctx.vm.map_update(id, &key, &value, flags, cpu, ctx.host)?;
+    Ok(0)
+}
+
+/// `bpf_map_delete_elem(map, key)`.
+pub(super) fn delete(ctx: &mut Ctx<'_>, [map, key_at, ..]: [u64; 5]) -> Answer {
+    let id = ctx.map_id(map)?;
+    let key = key(ctx, id, key_at)?;
+    ctx.vm.map_delete(id, &key, ctx.host)?;
+    Ok(0)
+}
+
+/// `bpf_map_push_elem(map, value, flags)`.
+pub(super) fn push(ctx: &mut Ctx<'_>, [map, value, flags, ..]: [u64; 5]) -> Answer {
+    let id = ctx.map_id(map)?;
+    let value = ctx.bytes(value, u64::from(ctx.vm.map(id).spec().value_size))?;
+    ctx.vm.maps[id.index()].push(&ctx.vm.mem, &value, flags)?;
+    Ok(0)
+}
+
+/// `bpf_map_pop_elem(map, value)`.
+pub(super) fn pop(ctx: &mut Ctx<'_>, [map, to, ..]: [u64; 5]) -> Answer {
+    take(ctx, map, to, Take::Pop)
+}
+
+/// `bpf_map_peek_elem(map, value)`.
+pub(super) fn peek(ctx: &mut Ctx<'_>, [map, to, ..]: [u64; 5]) -> Answer {
+    take(ctx, map, to, Take::Peek)
+}
+
+fn take(ctx: &mut Ctx<'_>, map: u64, to: u64, take: Take) -> Answer {
+    let id = ctx.map_id(map)?;
+    let size = u64::from(ctx.vm.map(id).spec().value_size);
+    let to = KernAddr::new(to);
+    // The destination is the program's: it must be memory that programs may write.
+    let cleared = ctx.vm.mem.zero_as_program(to, size);
+    cleared.map_err(|fault| ctx.fault(fault))?;
+    ctx.vm.maps[id.index()].take(&ctx.vm.mem, to, take)?;
+    Ok(0)
+}
+
+/// `bpf_task_storage_get(map, task, value, flags)`, and the same for cgroups.
+pub(super) fn task_storage_get(
+    ctx: &mut Ctx<'_>,
+    [map, owner, value, flags, _]: [u64; 5],
+) -> Answer {
+    const BPF_LOCAL_STORAGE_GET_F_CREATE: u64 = 1;
+    let id = ctx.map_id(map)?;
+    let map = &mut ctx.vm.maps[id.index()];
+    if !matches!(map.kind(), MapKind::TaskStorage | MapKind::CgrpStorage) {
+        return Err(ctx.bad("the map holds no local storage"));
+    }
+    if owner == 0 || flags & !BPF_LOCAL_STORAGE_GET_F_CREATE != 0 {
+        return Ok(0);
+    }
+    let key = owner.to_le_bytes();
+    if let Some(found) = map.lookup(&key, Cpu::new(0)) {
+        return Ok(found.raw());
+    }
+    if flags == 0 {
+        return Ok(0);
+    }
+    let Ok(created) = map.insert(&ctx.vm.mem, &key) else {
+        return Ok(0);
+    };
+    if value != 0 {
+        let size = u64::from(ctx.vm.map(id).spec().value_size);
+        let bytes = ctx.bytes(value, size)?;
+        ctx.put(created.raw(), &bytes)?;
+    }
+    Ok(created.raw())
+}
+
+/// `bpf_task_storage_delete(map, task)`, and the same for cgroups.
+pub(super) fn task_storage_delete(ctx: &mut Ctx<'_>, [map, owner, ..]: [u64; 5]) -> Answer {
+    let id = ctx.map_id(map)?;
+    if owner == 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    ctx.vm.map_delete(id, &owner.to_le_bytes(), ctx.host)?;
+    Ok(0)
+}
+
+/// `bpf_ringbuf_reserve(map, size, flags)`.
+pub(super) fn ringbuf_reserve(ctx: &mut Ctx<'_>, [map, size, flags, ..]: [u64; 5]) -> Answer {
+    let map = ctx.map(map)?;
+    match &mut map.storage {
+        Storage::RingBuf(ring) if flags == 0 => Ok(pointer(ring.reserve(size))),
+        Storage::RingBuf(_) => Ok(0),
+        _ => Err(ctx.bad("the map is no ring buffer")),
+    }
+}
+
+/// `bpf_ringbuf_output(map, data, size, flags)`.
+pub(super) fn ringbuf_output(ctx: &mut Ctx<'_>, [map, data, size, ..]: [u64; 5]) -> Answer {
+    let bytes = ctx.bytes(data, size)?;
+    let id = ctx.map_id(map)?;
+    let Storage::RingBuf(ring) = &mut ctx.vm.maps[id.index()].storage else {
+        return Err(ctx.bad("the map is no ring buffer"));
+    };
+    let at = ring.reserve(size).ok_or(Errno::EAGAIN)?;
+    ring.commit(at, Commit::Submit)?;
+    ctx.put(at.raw(), &bytes)?;
+    Ok(0)
+}
+
+/// `bpf_ringbuf_submit(data, flags)`.
+pub(super) fn ringbuf_submit(ctx: &mut Ctx<'_>, [data, ..]: [u64; 5]) -> Answer {
+    ringbuf_commit(ctx, data, Commit::Submit)
+}
+
+/// `bpf_ringbuf_discard(data, flags)`.
+pub(super) fn ringbuf_discard(ctx: &mut Ctx<'_>, [data, ..]: [u64; 5]) -> Answer {
+    ringbuf_commit(ctx, data, Commit::Discard)
+}
+
+fn ringbuf_commit(ctx: &mut Ctx<'_>, data: u64, commit: Commit) -> Answer {
+    let addr = KernAddr::new(data);
+    let done = ctx.vm.maps.iter_mut().any(|map| match &mut map.storage {
+        Storage::RingBuf(ring) => ring.commit(addr, commit).is_ok(),
+        _ => false,
+    });
+    if done {
+        Ok(0)
+    } else {
+        Err(ctx.bad(format!("{addr} is no reserved record")))
+    }
+}
+
+/// `bpf_ringbuf_query(map, flags)`.
+pub(super) fn ringbuf_query(ctx: &mut Ctx<'_>, [map, flags, ..]: [u64; 5]) -> Answer {
+    match &ctx.map(map)?.storage {
+        Storage::RingBuf(ring) => Ok(ring.query(flags)),
+        _ => Err(ctx.bad("the map is no ring buffer")),
+    }
+}

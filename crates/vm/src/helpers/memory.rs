@@ -1,0 +1,98 @@
+//! Helpers that read, write and lock memory.
+
+use harena_abi::{Errno, KernAddr};
+
+use super::{Answer, Ctx};
+use crate::error::AbortCause;
+use crate::layout::PERCPU_STRIDE;
+
+/// `bpf_probe_read_kernel`: an unreadable source clears the destination.
+pub(super) fn probe_read(ctx: &mut Ctx<'_>, [dst, size, src, ..]: [u64; 5]) -> Answer {
+    let size = size & 0xffff_ffff;
+    let (to, from) = (KernAddr::new(dst), KernAddr::new(src));
+    if ctx.vm.mem.readable(from, size) {
+        let copied = ctx.vm.mem.copy_as_program(to, from, size);
+        copied.map_err(|fault| ctx.fault(fault))?;
+        return Ok(0);
+    }
+    clear(ctx, dst, size)?;
+    Err(Errno::EFAULT.into())
+}
+
+/// There is no user memory besides arenas, which programs reach directly.
+pub(super) fn probe_read_user(ctx: &mut Ctx<'_>, [dst, size, ..]: [u64; 5]) -> Answer {
+    clear(ctx, dst, size & 0xffff_ffff)?;
+    Err(Errno::EFAULT.into())
+}
+
+fn clear(ctx: &Ctx<'_>, dst: u64, size: u64) -> Answer {
+    let cleared = ctx.vm.mem.zero_as_program(KernAddr::new(dst), size);
+    cleared.map_err(|fault| ctx.fault(fault))?;
+    Ok(0)
+}
+
+/// `bpf_probe_read_kernel_str`: bytes copied, with the terminating NUL that is always there.
+pub(super) fn probe_read_str(ctx: &mut Ctx<'_>, [dst, size, src, ..]: [u64; 5]) -> Answer {
+    let size = size & 0xffff_ffff;
+    let Some(room) = size.checked_sub(1) else {
+        return Ok(0);
+    };
+    let Ok(mut text) = ctx.vm.mem.cstr(KernAddr::new(src), room) else {
+        clear(ctx, dst, size)?;
+        return Err(Errno::EFAULT.into());
+    };
+    text.push(0);
+    ctx.put(dst, &text)?;
+    Ok(text.len() as u64)
+}
+
+/// `bpf_strncmp(s1, size, s2)`.
+pub(super) fn strncmp(ctx: &mut Ctx<'_>, [s1, size, s2, ..]: [u64; 5]) -> Answer {
+    let size = size & 0xffff_ffff;
+    let read = |addr| {
+        let text = ctx.vm.mem.cstr(KernAddr::new(addr), size);
+        text.map_err(|fault| ctx.fault(fault))
+    };
+    let (a, b) = (read(s1)?, read(s2)?);
+    Ok(match a.cmp(&b) {
+        std::cmp::Ordering::Less => Errno::EPERM.as_reg(),
+        std::cmp::Ordering::Equal => 0,
+        std::cmp::Ordering::Greater => 1,
+    })
+}
+
+/// `bpf_per_cpu_ptr`: another CPU's copy of a kernel variable, NULL for no CPU.
+pub(super) fn per_cpu_ptr(ctx: &mut Ctx<'_>, [ptr, cpu, ..]: [u64; 5]) -> Answer {
+    let cpu = cpu & 0xffff_ffff;
+    if cpu >= u64::from(ctx.vm.config.nr_cpus) {
+        return Ok(0);
+    }
+    Ok(ptr.wrapping_add(cpu * PERCPU_STRIDE))
+}
+
+/// `bpf_this_cpu_ptr`.
+pub(super) fn this_cpu_ptr(ctx: &mut Ctx<'_>, [ptr, ..]: [u64; 5]) -> Answer {
+    Ok(ptr.wrapping_add(u64::from(ctx.host.cpu().raw()) * PERCPU_STRIDE))
+}
+
+/// `bpf_kptr_xchg`.
+pub(super) fn kptr_xchg(ctx: &mut Ctx<'_>, [field, ptr, ..]: [u64; 5]) -> Answer {
+    let swapped = ctx.vm.mem.swap_u64(KernAddr::new(field), ptr);
+    swapped.map_err(|fault| ctx.fault(fault))
+}
+
+/// `bpf_spin_lock`: one thread runs all programs, so a held lock is held by an outer one.
+pub(super) fn spin_lock(ctx: &mut Ctx<'_>, [lock, ..]: [u64; 5]) -> Answer {
+    let addr = KernAddr::new(lock);
+    let taken = ctx.vm.mem.cmpxchg_u32(addr, 0, 1);
+    match taken.map_err(|fault| ctx.fault(fault))? {
+        0 => Ok(0),
+        _ => Err(ctx.vm.abort_here(AbortCause::Deadlock { addr }).into()),
+    }
+}
+
+/// `bpf_spin_unlock`.
+pub(super) fn spin_unlock(ctx: &mut Ctx<'_>, [lock, ..]: [u64; 5]) -> Answer {
+    ctx.put(lock, &0u32.to_le_bytes())?;
+    Ok(0)
+}

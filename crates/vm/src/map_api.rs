@@ -1,0 +1,159 @@
+//! Maps as user space sees them: `bpf(2)`'s map commands, and what ends with a map's owner.
+
+use std::sync::Arc;
+
+use harena_abi::{Cpu, Errno, KernAddr, UserAddr};
+use harena_arena::Arena;
+
+use crate::host::Host;
+use crate::layout::Region;
+use crate::maps::{Map, MapId, MapKind, Storage, UpdateFlags};
+use crate::mem::GuestMem;
+use crate::vm::Vm;
+
+impl Vm {
+    /// The arena of an arena map.
+    #[must_use]
+    pub fn arena(&self, map: MapId) -> Option<&Arc<Arena>> {
+        match &self.maps.get(map.index())?.storage {
+            Storage::Arena { slot } => self.mem.arena(*slot),
+            Storage::Array { .. }
+            | Storage::Keyed { .. }
+            | Storage::Queue { .. }
+            | Storage::RingBuf(_) => None,
+        }
+    }
+
+    /// Kernel address of an arena's 32-bit offset 0 (`bpf_arena_get_kern_vm_start()`).
+    #[must_use]
+    pub fn map_kern_vm_start(&self, map: MapId) -> Option<KernAddr> {
+        Some(self.arena(map)?.kern_vm_start())
+    }
+
+    /// User address of an arena's first page (`bpf_arena_get_user_vm_start()`).
+    #[must_use]
+    pub fn map_user_vm_start(&self, map: MapId) -> Option<UserAddr> {
+        self.arena(map)?.user_vm_start()
+    }
+
+    /// Where the value of a key lies; on a per-CPU map that of `cpu`.
+    pub fn map_lookup(&mut self, map: MapId, key: &[u8], cpu: Cpu) -> Option<KernAddr> {
+        let map = &mut self.maps[map.index()];
+        (key.len() == map.key_len()).then(|| map.lookup(key, cpu))?
+    }
+
+    /// Sets the value of a key; on a per-CPU map that of `cpu`.
+    pub fn map_update(
+        &mut self,
+        map: MapId,
+        key: &[u8],
+        value: &[u8],
+        flags: UpdateFlags,
+        cpu: Cpu,
+        host: &mut dyn Host,
+    ) -> Result<(), Errno> {
+        let found = &mut self.maps[map.index()];
+        if key.len() != found.key_len() || value.len() != found.spec.value_size as usize {
+            return Err(Errno::EINVAL);
+        }
+        let size = found.block_size();
+        let evicted = found.update(&self.mem, key, value, flags, cpu)?;
+        if let Some(gone) = evicted {
+            self.cancel_timers(gone, size, host);
+        }
+        Ok(())
+    }
+
+    /// Removes a key; timers in its value are cancelled.
+    pub fn map_delete(&mut self, map: MapId, key: &[u8], host: &mut dyn Host) -> Result<(), Errno> {
+        let found = &mut self.maps[map.index()];
+        let size = found.block_size();
+        let gone = found.delete(&self.mem, key)?;
+        self.cancel_timers(gone, size, host);
+        Ok(())
+    }
+
+    /// Every key, in the order programs walk them.
+    #[must_use]
+    pub fn map_keys(&self, map: MapId) -> Vec<Box<[u8]>> {
+        self.maps[map.index()].keys()
+    }
+
+    /// Takes the complete records of a ring buffer.
+    pub fn ringbuf_drain(&mut self, map: MapId) -> Vec<Vec<u8>> {
+        match &mut self.maps[map.index()].storage {
+            Storage::RingBuf(ring) => ring.drain(&self.mem),
+            Storage::Array { .. }
+            | Storage::Keyed { .. }
+            | Storage::Queue { .. }
+            | Storage::Arena { .. } => Vec::new(),
+        }
+    }
+
+    /// A task or cgroup is gone: so is its local storage in all maps.
+    pub fn storage_owner_gone(&mut self, owner: KernAddr, host: &mut dyn Host) {
+        let key = owner.raw().to_le_bytes();
+        for index in 0..self.maps.len() {
+            let map = &self.maps[index];
+            if matches!(map.kind, MapKind::TaskStorage | MapKind::CgrpStorage) {
+                // Most maps hold nothing of this owner.
+                let _absent = self.map_delete(map.id, &key, host);
+            }
+        }
+    }
+
+    /// Forgets all timers, as when a scheduler is unloaded.
+    pub fn cancel_all_timers(&mut self, host: &mut dyn Host) {
+        self.cancel_timers(Region::Maps.start(), u64::MAX, host);
+    }
+
+    fn cancel_timers(&mut self, start: KernAddr, len: u64, host: &mut dyn Host) {
+        for timer in self.timers.remove_range(start, len) {
+            host.timer_cancel(timer);
+        }
+    }
+}
+
+impl Map {
+    /// Bytes of a key as it is looked up: local storage goes by the owner's address.
+    fn key_len(&self) -> usize {
+        match self.kind {
+            MapKind::TaskStorage | MapKind::CgrpStorage => size_of::<u64>(),
+            MapKind::Hash
+            | MapKind::Array
+            | MapKind::PercpuHash
+            | MapKind::PercpuArray
+            | MapKind::LruHash
+            | MapKind::Queue
+            | MapKind::Stack
+            | MapKind::RingBuf
+            | MapKind::Arena => self.spec.key_size as usize,
+        }
+    }
+
+    /// Copies a value over an existing one, around the fields that belong to the kernel (timers,
+    /// locks, kptrs), which keep what they hold.
+    pub(crate) fn write_value(
+        &self,
+        mem: &GuestMem,
+        at: KernAddr,
+        value: &[u8],
+    ) -> Result<(), Errno> {
+        let mut fields: Vec<(usize, usize)> = self
+            .spec
+            .special_fields
+            .iter()
+            .map(|f| (f.offset as usize, f.size as usize))
+            .collect();
+        fields.sort_unstable();
+        let mut next = 0;
+        for (start, size) in fields.into_iter().chain([(value.len(), 0)]) {
+            if let Some(plain) = value.get(next..start) {
+                let to = at.checked_add(next as u64).ok_or(Errno::EFAULT)?;
+                mem.write_bytes(to, plain).map_err(|_fault| Errno::EFAULT)?;
+            }
+            next = start.saturating_add(size);
+        }
+        Ok(())
+    }
+}
