@@ -1,160 +1,118 @@
-//! The core's public face: events in, queries out.
+//! The core's state, its queries, and how it calls a scheduler.
+//!
+//! Events are in the file of their notion (`schedule` in `pick.rs`, `wakeup` in
+//! `wakeup.rs`, ...). All of them take an [`Env`]; the core never calls anything else.
 
-use harena_abi::{Cpu, DsqId, Errno, Tid};
+use harena_abi::{Cpu, DsqId, Nanos, SimTime, Tid, scx};
 
+use crate::dsq::{DsqRef, Dsqs};
+use crate::idle::IdleMasks;
+use crate::list::Links;
+use crate::rq::Rq;
+use crate::sched::{EnableState, Sched};
+use crate::task::{RunState, Task, Tasks};
 use crate::{
-    Alarm, CidMap, CoreConfig, CpuSet, EnableError, Env, EventStats, ExitInfo, Image, Leave,
-    Machine, Switched, TaskSpec, TaskView, Topology,
+    CidMap, Class, CoreConfig, CpuSet, Cx, Env, Event, EventStats, ExitInfo, Image, Machine, Op,
+    SchedOps, TaskView, Topology,
 };
 
 /// The state machine.
 #[derive(Debug)]
 pub struct Core {
-    topology: Topology,
-    config: CoreConfig,
-    image: Box<dyn Image>,
-    cids: CidMap,
-    online: CpuSet,
+    pub(crate) topology: Topology,
+    pub(crate) config: CoreConfig,
+    pub(crate) image: Box<dyn Image>,
+    pub(crate) online: CpuSet,
+    pub(crate) tasks: Tasks,
+    pub(crate) rqs: Vec<Rq>,
+    pub(crate) dsqs: Dsqs,
+    /// Links of the runnable lists, and of the fair queues.
+    pub(crate) runnable_links: Links,
+    pub(crate) fair_links: Links,
+    pub(crate) sched: Sched,
+    pub(crate) cids: CidMap,
+    pub(crate) idle: IdleMasks,
+    /// The callback that runs now, innermost.
+    pub(crate) op: Option<OpCx>,
+    pub(crate) exit_info: Option<ExitInfo>,
+    pub(crate) hotplug_seq: u64,
+}
+
+/// What the core knows of a running callback.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OpCx {
+    pub(crate) op: Op,
+    /// The locked run queue (`scx_locked_rq()`).
+    pub(crate) rq: Option<Cpu>,
+    /// Tasks the callback is about (`current->scx.kf_tasks`).
+    pub(crate) tasks: [Option<Tid>; 2],
+    pub(crate) ddsp: DirectDispatch,
+}
+
+/// `direct_dispatch_task`: whether an insert is a verdict.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum DirectDispatch {
+    /// Not in `select_cpu` or `enqueue`.
+    No,
+    /// For this task.
+    Of(Tid),
+    /// There was one already.
+    Spoiled,
 }
 
 impl Core {
     /// A machine without a scheduler and without tasks; every CPU is online and idle.
     #[must_use]
     pub fn new(topology: Topology, config: CoreConfig, image: Box<dyn Image>) -> Self {
-        let online = topology.cpus().collect();
-        let cids = CidMap::default();
+        let mut image = image;
+        let nr_cpus = topology.nr_cpus();
+        let online: CpuSet = topology.cpus().collect();
+        for cpu in topology.cpus() {
+            image.set_mask_bit(crate::MaskKind::Online, None, cpu, true);
+            image.set_mask_bit(crate::MaskKind::Possible, None, cpu, true);
+            image.set_curr(cpu, None);
+        }
         Self {
+            dsqs: Dsqs::new(nr_cpus, topology.nr_nodes()),
+            idle: IdleMasks::new(&topology),
+            rqs: (0..nr_cpus).map(|_| Rq::new()).collect(),
+            cids: CidMap::assign(&topology, &online, 24),
+            tasks: Tasks::default(),
+            runnable_links: Links::default(),
+            fair_links: Links::default(),
+            sched: Sched::none(),
+            op: None,
+            exit_info: None,
+            hotplug_seq: 0,
             topology,
             config,
             image,
-            cids,
             online,
         }
-    }
-
-    /// Creates a task; `init_task` runs if a scheduler is attached, and may refuse it.
-    pub fn fork(&mut self, env: &mut Env<'_>, spec: TaskSpec) -> Result<Tid, Errno> {
-        let _ = (env, spec);
-        Err(Errno::EAGAIN)
-    }
-
-    /// Makes a forked task runnable for the first time. The current CPU is the parent's.
-    pub fn wake_up_new(&mut self, env: &mut Env<'_>, p: Tid) {
-        let _ = (env, p);
-    }
-
-    /// Wakes a sleeping task; false if it does not sleep. The current CPU is the waker's;
-    /// `sync` is the waker's promise to sleep soon (`WF_SYNC`).
-    pub fn wakeup(&mut self, env: &mut Env<'_>, p: Tid, sync: bool) -> bool {
-        let _ = (env, p, sync);
-        false
-    }
-
-    /// `__schedule()` on `cpu`: `leave` says how the current task goes, which is ignored
-    /// when the CPU is idle.
-    pub fn schedule(&mut self, env: &mut Env<'_>, cpu: Cpu, leave: Leave) -> Switched {
-        let _ = (env, cpu, leave);
-        Switched {
-            prev: None,
-            next: None,
-        }
-    }
-
-    /// The periodic tick of a busy CPU.
-    pub fn tick(&mut self, env: &mut Env<'_>, cpu: Cpu) {
-        let _ = (env, cpu);
-    }
-
-    /// `sched_yield()` of the current task. The caller goes on with
-    /// `schedule(cpu, Leave::Runnable)`, as the system call does.
-    pub fn yield_current(&mut self, env: &mut Env<'_>, cpu: Cpu) {
-        let _ = (env, cpu);
-    }
-
-    /// Sets `PF_EXITING`: the task is on its way to `schedule(cpu, Leave::Exiting)`.
-    pub fn set_exiting(&mut self, p: Tid) {
-        let _ = p;
-    }
-
-    /// `sched_setaffinity()`.
-    pub fn set_affinity(
-        &mut self,
-        env: &mut Env<'_>,
-        p: Tid,
-        allowed: &CpuSet,
-    ) -> Result<(), Errno> {
-        let _ = (env, p, allowed);
-        Ok(())
-    }
-
-    /// `setpriority()`.
-    pub fn set_nice(&mut self, env: &mut Env<'_>, p: Tid, nice: i32) -> Result<(), Errno> {
-        let _ = (env, p, nice);
-        Ok(())
-    }
-
-    /// `sched_setscheduler()`.
-    pub fn set_policy(&mut self, env: &mut Env<'_>, p: Tid, policy: u32) -> Result<(), Errno> {
-        let _ = (env, p, policy);
-        Ok(())
-    }
-
-    /// The answer to [`Machine::irq_work`]: kicks and deferred dispatches of `cpu`.
-    pub fn irq_work(&mut self, env: &mut Env<'_>, cpu: Cpu) {
-        let _ = (env, cpu);
-    }
-
-    /// The answer to [`Machine::arm`].
-    pub fn alarm(&mut self, env: &mut Env<'_>, which: Alarm) {
-        let _ = (env, which);
-    }
-
-    /// The answer to [`Machine::timer_arm`].
-    pub fn timer(&mut self, env: &mut Env<'_>, key: u64) {
-        let _ = (env, key);
-    }
-
-    /// Attaches `env.ops`. An error is what loading the ops table would return; any later
-    /// failure shows up as an exit, as in the kernel.
-    pub fn enable(&mut self, env: &mut Env<'_>) -> Result<(), EnableError> {
-        let _ = env;
-        Ok(())
-    }
-
-    /// Asks for the scheduler to go (`SCX_EXIT_UNREG`); [`Core::process_exit`] does it.
-    pub fn unregister(&mut self, machine: &mut dyn Machine) {
-        let _ = machine;
-    }
-
-    /// Whether an exit was claimed and [`Core::process_exit`] has work to do. To be asked
-    /// after every event.
-    #[must_use]
-    pub fn exit_pending(&self) -> bool {
-        false
-    }
-
-    /// The asynchronous half of an exit: dump, disable, `ops.exit`. True if there was one.
-    pub fn process_exit(&mut self, env: &mut Env<'_>) -> bool {
-        let _ = env;
-        false
     }
 
     /// Why the scheduler left, once it has.
     #[must_use]
     pub fn exit_info(&self) -> Option<&ExitInfo> {
-        None
+        self.exit_info.as_ref()
     }
 
     /// Whether a scheduler is attached and not leaving.
     #[must_use]
     pub fn is_enabled(&self) -> bool {
-        false
+        self.sched.state == EnableState::Enabled && self.sched.exit.is_none()
     }
 
     /// Whether the scheduler is bypassed.
     #[must_use]
     pub fn is_bypassing(&self) -> bool {
-        false
+        self.sched.bypass_depth > 0
+    }
+
+    /// What the kernel would have logged since the scheduler was attached.
+    #[must_use]
+    pub fn log(&self) -> &[String] {
+        &self.sched.log
     }
 
     /// The machine's CPUs.
@@ -175,42 +133,78 @@ impl Core {
         &self.online
     }
 
+    /// CPUs that built-in idle tracking holds idle, over all nodes.
+    #[must_use]
+    pub fn idle_cpus(&self) -> CpuSet {
+        self.idle.all_idle()
+    }
+
     /// The current task of `cpu`; `None` is the idle task.
     #[must_use]
     pub fn curr(&self, cpu: Cpu) -> Option<Tid> {
-        let _ = cpu;
-        None
+        self.rqs[cpu.index()].curr
     }
 
     /// A task's state, or `None` if there is none of this number (any more).
     #[must_use]
     pub fn task(&self, p: Tid) -> Option<TaskView<'_>> {
-        let _ = p;
-        None
+        let t = self.tasks.get(p)?;
+        Some(TaskView {
+            comm: &t.comm,
+            cpu: t.cpu,
+            class: t.class,
+            state: t.state(),
+            scx_flags: t.scx_flags,
+            runnable: t.run == RunState::Runnable,
+            running: self.is_current(p),
+            dsq: self.dsqs.dsq_of(p).map(|r| self.dsqs.id(r)),
+            allowed: &t.allowed,
+            weight: t.weight,
+            policy: t.policy,
+            nice: t.nice,
+            flags: t.flags,
+            sum_exec_runtime: Nanos::new(t.sum_exec),
+            cgroup: t.cgroup,
+        })
     }
 
     /// Live tasks in order of creation.
     pub fn tasks(&self) -> impl Iterator<Item = Tid> + '_ {
-        std::iter::empty()
+        self.tasks.tids()
     }
 
     /// Runnable tasks of `cpu`, the current one included.
     #[must_use]
     pub fn nr_running(&self, cpu: Cpu) -> u32 {
-        let _ = cpu;
-        0
+        self.rqs[cpu.index()].nr_running
     }
 
     /// Every dispatch queue with its length; local ones as `SCX_DSQ_LOCAL_ON | cpu`, bypass
     /// and global ones once per CPU and node.
     pub fn dsqs(&self) -> impl Iterator<Item = (DsqId, u32)> + '_ {
-        std::iter::empty()
+        self.dsqs.all()
+    }
+
+    /// Tasks of the local queue of `cpu`, in order.
+    pub fn local_dsq(&self, cpu: Cpu) -> impl Iterator<Item = Tid> + '_ {
+        self.dsqs.tasks(DsqRef::Local(cpu))
+    }
+
+    /// Tasks of a user queue in order, or `None` if there is no such queue.
+    #[must_use]
+    pub fn user_dsq(&self, dsq: DsqId) -> Option<Vec<Tid>> {
+        let r = self.dsqs.find_user(dsq.raw())?;
+        Some(self.dsqs.tasks(r).collect())
     }
 
     /// Event counters, summed over CPUs.
     #[must_use]
     pub fn event_stats(&self) -> EventStats {
-        EventStats::default()
+        let mut sum = EventStats::default();
+        for rq in &self.rqs {
+            sum.add(&rq.events);
+        }
+        sum
     }
 
     /// The cid tables.
@@ -230,6 +224,124 @@ impl Core {
         &mut *self.image
     }
 
-    /// Panics if a rule between the parts is broken. For tests and checkers.
-    pub fn assert_consistent(&self) {}
+    /// Jiffies at `now`.
+    pub(crate) fn jiffies(&self, now: SimTime) -> u64 {
+        now.as_ns() / self.tick_ns()
+    }
+
+    /// Length of a jiffy.
+    pub(crate) fn tick_ns(&self) -> u64 {
+        1_000_000_000 / u64::from(self.config.hz.max(1))
+    }
+
+    pub(crate) fn rq(&self, cpu: Cpu) -> &Rq {
+        &self.rqs[cpu.index()]
+    }
+
+    pub(crate) fn rq_mut(&mut self, cpu: Cpu) -> &mut Rq {
+        &mut self.rqs[cpu.index()]
+    }
+
+    pub(crate) fn t(&self, p: Tid) -> &Task {
+        &self.tasks[p]
+    }
+
+    /// `task_current()`.
+    pub(crate) fn is_current(&self, p: Tid) -> bool {
+        self.rqs[self.tasks[p].cpu.index()].curr == Some(p)
+    }
+
+    /// The class of the current task of `cpu`.
+    pub(crate) fn curr_class(&self, cpu: Cpu) -> Class {
+        self.rq(cpu)
+            .curr
+            .map_or(Class::Idle, |p| self.tasks[p].class)
+    }
+
+    /// `scx_bypassing()`.
+    pub(crate) fn bypassing(&self, cpu: Cpu) -> bool {
+        self.rq(cpu).bypassing
+    }
+
+    pub(crate) fn has_op(&self, op: Op) -> bool {
+        self.sched.has.has(op)
+    }
+
+    /// Changes `p->scx.flags`: first `clear`, then `set`.
+    pub(crate) fn set_flags(&mut self, p: Tid, clear: u32, set: u32) {
+        let t = &mut self.tasks[p];
+        let flags = t.scx_flags & !clear | set;
+        if flags != t.scx_flags {
+            t.scx_flags = flags;
+            self.image.set_scx_flags(p, flags);
+        }
+    }
+
+    pub(crate) fn set_state(&mut self, p: Tid, state: u32) {
+        self.set_flags(p, scx::SCX_TASK_STATE_MASK, state);
+    }
+
+    /// `resched_curr()`. A switch under way clears the request, as the kernel's does.
+    pub(crate) fn resched(&mut self, machine: &mut dyn Machine, cpu: Cpu) {
+        if !self.rq(cpu).in_schedule {
+            machine.resched(cpu);
+        }
+    }
+
+    /// Runs a callback that is about one task (`SCX_CALL_OP_TASK`).
+    pub(crate) fn call_task<R>(
+        &mut self,
+        env: &mut Env<'_>,
+        op: Op,
+        p: Tid,
+        f: impl FnOnce(&mut dyn SchedOps, &mut Cx<'_>) -> R,
+    ) -> R {
+        let cx = OpCx {
+            op,
+            rq: Some(self.tasks[p].cpu),
+            tasks: [Some(p), None],
+            ddsp: DirectDispatch::No,
+        };
+        self.call(env, cx, f)
+    }
+
+    /// Runs a callback without tasks and, unless `rq` says so, without locks.
+    pub(crate) fn call_bare<R>(
+        &mut self,
+        env: &mut Env<'_>,
+        op: Op,
+        rq: Option<Cpu>,
+        f: impl FnOnce(&mut dyn SchedOps, &mut Cx<'_>) -> R,
+    ) -> R {
+        let cx = OpCx {
+            op,
+            rq,
+            tasks: [None, None],
+            ddsp: DirectDispatch::No,
+        };
+        self.call(env, cx, f)
+    }
+
+    /// Runs a callback.
+    pub(crate) fn call<R>(
+        &mut self,
+        env: &mut Env<'_>,
+        cx: OpCx,
+        f: impl FnOnce(&mut dyn SchedOps, &mut Cx<'_>) -> R,
+    ) -> R {
+        env.machine.note(Event::Callback {
+            op: cx.op,
+            task: cx.tasks[0],
+        });
+        let outer = self.op.replace(cx);
+        let ret = f(
+            &mut *env.ops,
+            &mut Cx {
+                core: self,
+                machine: &mut *env.machine,
+            },
+        );
+        self.op = outer;
+        ret
+    }
 }

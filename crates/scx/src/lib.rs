@@ -16,24 +16,50 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::float_arithmetic)]
 
+mod bypass;
+mod change;
+mod check;
+mod cid;
 mod core;
+mod deferred;
+mod dispatch;
+mod dsq;
+mod dump;
+mod enable;
+mod enqueue;
 mod event;
+mod exit;
+mod fair;
+mod idle;
 mod image;
+mod insert;
 mod kfunc;
+mod kick;
+mod list;
 mod machine;
 mod ops;
+mod pick;
+mod priq;
+mod rq;
+mod sched;
+mod select_cpu;
+mod task;
 mod topology;
 mod types;
+mod wakeup;
+mod watchdog;
+mod weight;
 
 pub use crate::core::Core;
+pub use cid::{CidLayoutError, CidMap, CidTopo};
 pub use event::Event;
 pub use image::{Image, MaskKind, PlainImage, TaskSpec};
 pub use machine::{Alarm, Cost, Machine};
 pub use ops::{
-    CgroupRef, Cx, DumpCtx, Env, ExitInfo, ExitTask, Form, InitTask, Op, OpsConfig, SchedOps,
+    CgroupRef, Cx, DumpCtx, Env, ExitInfo, ExitTask, Form, InitTask, Op, OpsConfig, SchedOps, Stall,
 };
 pub use topology::{CpuSet, CpuTopology, Topology};
 pub use types::{
-    CidMap, CidTopo, Class, CoreConfig, EnableError, EventStats, Insert, IterId, Leave, Switched,
-    TaskState, TaskView,
+    Class, CoreConfig, EnableError, EventStats, Insert, IterId, Leave, Switched, TaskState,
+    TaskView,
 };

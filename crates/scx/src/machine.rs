@@ -32,7 +32,7 @@ pub trait Machine {
     /// The CPU whose code runs now (`smp_processor_id()`).
     fn this_cpu(&self) -> Cpu;
 
-    /// Sets need_resched on `cpu`; `Core::schedule(cpu)` follows at this CPU's next
+    /// Sets `need_resched` on `cpu`; `Core::schedule(cpu)` follows at this CPU's next
     /// opportunity, after an IPI if it is another one. Idempotent until then.
     fn resched(&mut self, cpu: Cpu);
 

@@ -3,7 +3,7 @@
 //! CPUs are `Cpu` here in both forms. A cid-form scheduler's adapter translates at its
 //! own edge (`Core::cids`), as the kernel's two helpers do.
 
-use harena_abi::{Cpu, Errno, SimTime, Tid};
+use harena_abi::{Cpu, DsqId, Errno, Nanos, SimTime, Tid};
 
 use crate::{Core, CpuSet, Machine};
 
@@ -327,4 +327,22 @@ pub struct ExitInfo {
     pub message: String,
     /// The debug dump; empty unless `kind` is an error.
     pub dump: String,
+    /// The task behind `SCX_EXIT_ERROR_STALL`.
+    pub stall: Option<Stall>,
+}
+
+/// A task that waited longer than the watchdog allows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stall {
+    /// The task.
+    pub task: Tid,
+    /// Its name.
+    pub comm: String,
+    /// Its run queue.
+    pub cpu: Cpu,
+    /// The queue it waits on; local ones as `SCX_DSQ_LOCAL_ON | cpu`. `None`: the
+    /// scheduler has the task and never dispatched it.
+    pub dsq: Option<DsqId>,
+    /// For how long.
+    pub waited: Nanos,
 }

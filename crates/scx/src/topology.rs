@@ -38,6 +38,30 @@ impl Topology {
         u32::try_from(self.cpus.len()).expect("a machine has fewer than 2^32 CPUs")
     }
 
+    /// Number of possible nodes: one more than the highest that a CPU sits in.
+    #[must_use]
+    pub fn nr_nodes(&self) -> u32 {
+        self.cpus.iter().map(|c| c.node).max().map_or(1, |n| n + 1)
+    }
+
+    /// The node of `cpu`, which must exist.
+    #[must_use]
+    pub fn node_of(&self, cpu: Cpu) -> u32 {
+        self.cpus[cpu.index()].node
+    }
+
+    /// CPUs for which `same` holds with `cpu`, which must exist.
+    pub(crate) fn peers(
+        &self,
+        cpu: Cpu,
+        same: impl Fn(&CpuTopology, &CpuTopology) -> bool,
+    ) -> CpuSet {
+        let here = &self.cpus[cpu.index()];
+        self.cpus()
+            .filter(|other| same(here, &self.cpus[other.index()]))
+            .collect()
+    }
+
     /// Every CPU in increasing order.
     pub fn cpus(&self) -> impl Iterator<Item = Cpu> + use<> {
         (0..self.nr_cpus()).map(Cpu::new)
@@ -51,7 +75,7 @@ impl Topology {
 }
 
 /// A set of CPUs.
-#[derive(Clone, PartialEq, Eq, Default)]
+#[derive(Clone, Default)]
 pub struct CpuSet {
     words: Vec<u64>,
 }
@@ -128,12 +152,67 @@ impl CpuSet {
         self.words.iter().all(|&w| w == 0)
     }
 
+    /// The lowest member.
+    #[must_use]
+    pub fn first(&self) -> Option<Cpu> {
+        self.iter().next()
+    }
+
+    /// Whether some CPU is in both.
+    #[must_use]
+    pub fn intersects(&self, other: &Self) -> bool {
+        self.words.iter().zip(&other.words).any(|(a, b)| a & b != 0)
+    }
+
+    /// CPUs in both.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        let words = self.words.iter().zip(&other.words);
+        Self {
+            words: words.map(|(a, b)| a & b).collect(),
+        }
+    }
+
+    /// Whether every member is in `other`.
+    #[must_use]
+    pub fn is_subset(&self, other: &Self) -> bool {
+        let others = other.words.iter().copied().chain(std::iter::repeat(0));
+        self.words.iter().zip(others).all(|(&a, b)| a & !b == 0)
+    }
+
+    /// The lowest member of both that is above `after`, wrapping around to the lowest.
+    #[must_use]
+    pub fn next_and_wrap(&self, other: &Self, after: Option<Cpu>) -> Option<Cpu> {
+        let both = |word: usize| -> u64 {
+            let a = self.words.get(word).copied().unwrap_or(0);
+            a & other.words.get(word).copied().unwrap_or(0)
+        };
+        let found = |word: usize, bits: u64| -> Option<Cpu> {
+            let base = u32::try_from(word * 64).ok()?;
+            (bits != 0).then(|| Cpu::new(base + bits.trailing_zeros()))
+        };
+        let len = self.words.len().min(other.words.len());
+        let start = after.map_or(0, |cpu| cpu.index() + 1);
+        let (first, shift) = (start / 64, start % 64);
+        found(first, both(first) & (u64::MAX << shift))
+            .or_else(|| (first + 1..len).find_map(|word| found(word, both(word))))
+            .or_else(|| (0..len).find_map(|word| found(word, both(word))))
+    }
+
     /// The members as words, bit `c % 64` of word `c / 64` for CPU `c`.
     #[must_use]
     pub fn words(&self) -> &[u64] {
         &self.words
     }
 }
+
+impl PartialEq for CpuSet {
+    fn eq(&self, other: &Self) -> bool {
+        self.is_subset(other) && other.is_subset(self)
+    }
+}
+
+impl Eq for CpuSet {}
 
 impl FromIterator<Cpu> for CpuSet {
     fn from_iter<I: IntoIterator<Item = Cpu>>(cpus: I) -> Self {

@@ -1,6 +1,6 @@
 //! Small types of the core's interface.
 
-use harena_abi::{Cid, Cpu, DsqId, Nanos, Tid};
+use harena_abi::{Cpu, DsqId, Nanos, Tid};
 
 use crate::CpuSet;
 
@@ -47,6 +47,8 @@ pub enum Class {
     /// Everything that is not sched_ext's: all tasks while no scheduler is attached.
     /// A plain round robin per CPU stands for it.
     Fair,
+    /// The stopper, which moves tasks off CPUs they may no longer use.
+    Stop,
 }
 
 /// `p->scx.flags & SCX_TASK_STATE_MASK`.
@@ -129,7 +131,7 @@ pub enum EnableError {
     MaxBatch {
         /// What was asked.
         batch: u32,
-        /// INT_MAX.
+        /// `INT_MAX`.
         max: u32,
     },
     /// -E2BIG.
@@ -186,61 +188,6 @@ event_stats! {
     "Sub-scheduler re-enqueues refused." sub_reenq_denied "SCX_EV_SUB_REENQ_DENIED";
     "Sub-scheduler cidperf refused." sub_cidperf_denied "SCX_EV_SUB_CIDPERF_DENIED";
     "Rescued tasks." sub_rescue "SCX_EV_SUB_RESCUE";
-}
-
-/// `struct scx_cid_topo`; -1 is "unknown".
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct CidTopo {
-    /// First cid of the core.
-    pub core_cid: i32,
-    /// Index of the core.
-    pub core_idx: i32,
-    /// First cid of the last-level cache.
-    pub llc_cid: i32,
-    /// Index of the last-level cache.
-    pub llc_idx: i32,
-    /// First cid of the node.
-    pub node_cid: i32,
-    /// Index of the node.
-    pub node_idx: i32,
-    /// First cid of the shard.
-    pub shard_cid: i32,
-    /// Index of the shard.
-    pub shard_idx: i32,
-}
-
-/// The tables between CPUs and cids, constant while a scheduler is attached.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct CidMap {
-    cpu_to_cid: Vec<Cid>,
-    cid_to_cpu: Vec<Cpu>,
-    topo: Vec<CidTopo>,
-}
-
-impl CidMap {
-    /// The cid of `cpu`.
-    #[must_use]
-    pub fn cid_of(&self, cpu: Cpu) -> Option<Cid> {
-        self.cpu_to_cid.get(cpu.index()).copied()
-    }
-
-    /// The CPU of `cid`.
-    #[must_use]
-    pub fn cpu_of(&self, cid: Cid) -> Option<Cpu> {
-        self.cid_to_cpu.get(cid.index()).copied()
-    }
-
-    /// Where `cid` sits.
-    #[must_use]
-    pub fn topo(&self, cid: Cid) -> Option<&CidTopo> {
-        self.topo.get(cid.index())
-    }
-
-    /// Number of cids: one per possible CPU.
-    #[must_use]
-    pub fn nr_cids(&self) -> u32 {
-        u32::try_from(self.cid_to_cpu.len()).expect("a machine has fewer than 2^32 CPUs")
-    }
 }
 
 /// Arguments of an insert (`scx_bpf_dsq_insert`, `__scx_bpf_dsq_insert_vtime`).
