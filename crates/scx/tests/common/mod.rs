@@ -6,6 +6,7 @@
     dead_code,
     unreachable_pub,
     clippy::allow_attributes,
+    clippy::unwrap_used,
     missing_debug_implementations,
     missing_docs,
     reason = "each test binary uses its own part of this"
