@@ -1,4 +1,34 @@
-//! The simulated kernel that BPF sees.
+//! The simulated kernel that BPF sees: types, kfuncs, and schedulers as the core calls them.
+//!
+//! ```text
+//!   bpf::Object ──BpfScheduler::load──► BpfScheduler (SchedOps) + KernelImage (Image)
+//!                                            │                        ▲
+//!   scx::Core ──callback──► u64[] ctx ──► vm::Vm ──kfunc──► Core::kf_*┘
+//! ```
+//!
+//! One table of types gives the layout of `task_struct` and its kin, the BTF that
+//! programs are linked against, and `vmlinux.h`; one table of kfuncs gives their
+//! prototypes, the contexts they are legal in, and what they do.
 #![forbid(unsafe_code)]
 
+mod access;
+mod btf;
+mod check;
+mod cmasks;
+mod exit_info;
+mod header;
+mod host;
+mod image;
+mod kfuncs;
+mod places;
+mod reach;
+mod reg;
+mod sched;
+mod scheduler;
+mod state;
 pub mod types;
+
+pub use btf::{KERNEL_VERSION, Kernel};
+pub use check::VerifyError;
+pub use header::vmlinux_h;
+pub use scheduler::{ArenaUse, BpfScheduler, GlobalReadError};

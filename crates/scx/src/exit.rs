@@ -69,8 +69,8 @@ impl Core {
         true
     }
 
-    /// `scx_error()`.
-    pub(crate) fn error(&mut self, machine: &mut dyn Machine, why: &str) {
+    /// `scx_error()`: ends the scheduler with kind `SCX_EXIT_ERROR`, unless it is leaving already.
+    pub fn error(&mut self, machine: &mut dyn Machine, why: &str) {
         let this = machine.this_cpu();
         self.claim_exit(machine, scx::SCX_EXIT_ERROR, 0, Some(this), why);
     }

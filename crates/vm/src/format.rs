@@ -11,7 +11,7 @@ use crate::mem::GuestMem;
 /// `MAX_BPRINTF_BUF`: bytes of a formatted message, its NUL included.
 pub(crate) const MESSAGE_MAX: usize = 1024;
 /// `MAX_BPRINTF_VARARGS`.
-pub(crate) const ARGS_MAX: u64 = 12;
+pub const ARGS_MAX: u64 = 12;
 /// Widths beyond a message's size change nothing.
 const WIDTH_MAX: usize = MESSAGE_MAX;
 
@@ -34,7 +34,7 @@ struct Parser<'a> {
 }
 
 /// Formats one message, cut at [`MESSAGE_MAX`].
-pub(crate) fn format(mem: &GuestMem, fmt: &[u8], args: &[u64]) -> Result<Vec<u8>, Errno> {
+pub fn format(mem: &GuestMem, fmt: &[u8], args: &[u64]) -> Result<Vec<u8>, Errno> {
     let mut out = format_all(mem, fmt, args)?;
     out.truncate(MESSAGE_MAX - 1);
     Ok(out)

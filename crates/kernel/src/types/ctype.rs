@@ -195,7 +195,7 @@ impl<T> Field<T> {
 
 /// `field!(task_struct, scx.weight)`: the place and type of a field, nested ones too.
 macro_rules! field {
-    ($outer:ty, $($name:ident).+) => {
+    ($outer:ty, $($name:tt).+) => {
         $crate::types::ctype::Field::new::<$outer>(
             ::core::mem::offset_of!($outer, $($name).+),
             |outer| &outer.$($name).+,
@@ -251,9 +251,8 @@ pub(crate) use ctypes;
 macro_rules! named {
     ($($(#[$doc:meta])* $kind:ident $name:ident;)*) => {$(
         $(#[$doc])*
-        #[repr(transparent)]
+        #[repr(C)]
         #[derive(Debug)]
-        #[expect(non_camel_case_types, reason = "the kernel's name")]
         pub struct $name(pub u32);
 
         impl $crate::types::ctype::CType for $name {

@@ -47,7 +47,11 @@ pub fn fn_ptr(text: &str) -> TypeDesc {
 }
 
 /// `const struct cpumask *m` to its name (empty if absent) and type.
-fn declaration(text: &str) -> (String, TypeDesc) {
+///
+/// # Panics
+/// If the text is not a declaration: tables are part of this crate.
+#[must_use]
+pub fn declaration(text: &str) -> (String, TypeDesc) {
     let spaced = text.replace('*', " * ");
     let mut words = spaced.split_whitespace().peekable();
     let is_const = words.next_if_eq(&"const").is_some();
@@ -55,6 +59,11 @@ fn declaration(text: &str) -> (String, TypeDesc) {
         "struct" => TypeDesc::Struct(words.next().expect("a struct has a name").to_owned()),
         "enum" => TypeDesc::Enum(words.next().expect("an enum has a name").to_owned()),
         "void" => TypeDesc::Void,
+        "unsigned" => TypeDesc::Int(integer(match words.next() {
+            Some("long") => "u64",
+            Some("int") => "u32",
+            other => panic!("`unsigned {other:?}` is no integer type of the tables"),
+        })),
         name => TypeDesc::Int(integer(name)),
     };
     let mut ty = if is_const {
@@ -70,9 +79,17 @@ fn declaration(text: &str) -> (String, TypeDesc) {
     (name, ty)
 }
 
-fn integer(name: &str) -> IntDesc {
+/// The integer type of this name.
+///
+/// # Panics
+/// If there is none: tables are part of this crate.
+#[must_use]
+pub fn integer(name: &str) -> IntDesc {
     let (name, size, kind) = match name {
         "u8" => ("unsigned char", 1, IntKind::Unsigned),
+        "s8" => ("signed char", 1, IntKind::Signed),
+        "u16" => ("unsigned short", 2, IntKind::Unsigned),
+        "s16" => ("short", 2, IntKind::Signed),
         "char" => ("char", 1, IntKind::Signed),
         "s32" | "int" => ("int", 4, IntKind::Signed),
         "u32" => ("unsigned int", 4, IntKind::Unsigned),

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//
+// probe: one thing per knob, for tests of what the core and a program see of each other.
+#include "scx.h"
+
+char _license[] SEC("license") = "GPL";
+
+// Ends the scheduler in ops.enqueue of this task, with a message of every kind of value.
+const volatile s32 error_pid = 0;
+// Sets the slice of the running task at each tick, by a plain store.
+const volatile bool cut_slice = false;
+
+u64 nr_ticks;
+u64 nr_enqueued;
+s32 last_pid;
+u32 last_weight;
+u64 last_nr_allowed;
+char last_comm[16];
+
+UEI_DEFINE(uei);
+
+void BPF_STRUCT_OPS(probe_enqueue, struct task_struct *p, u64 enq_flags)
+{
+	nr_enqueued++;
+	last_pid = p->pid;
+	last_weight = p->scx.weight;
+	last_nr_allowed = p->nr_cpus_allowed;
+	bpf_probe_read_kernel_str(last_comm, sizeof(last_comm), p->comm);
+	if (p->pid == error_pid)
+		scx_bpf_error("%s[%d] has weight %u, slice %llu, flags %llx", (u64)p->comm,
+			      p->pid, p->scx.weight, p->scx.slice, 0xabcULL);
+	scx_bpf_dsq_insert(p, SCX_DSQ_GLOBAL, SCX_SLICE_DFL_NS, enq_flags);
+}
+
+void BPF_STRUCT_OPS(probe_tick, struct task_struct *p)
+{
+	nr_ticks++;
+	if (cut_slice)
+		p->scx.slice = 0;
+}
+
+void BPF_STRUCT_OPS(probe_exit, struct scx_exit_info *info)
+{
+	UEI_RECORD(uei, info);
+}
+
+SCX_OPS_DEFINE(probe_ops,
+	       .enqueue = (void *)probe_enqueue,
+	       .tick = (void *)probe_tick,
+	       .exit = (void *)probe_exit,
+	       .name = "probe");

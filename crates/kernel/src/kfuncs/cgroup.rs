@@ -1,0 +1,45 @@
+//! Kfuncs on cgroups. There is one, the root.
+
+use harena_vm::Abort;
+
+use super::{Kf, context, kfuncs};
+use crate::reg::as_s32;
+
+/// The root cgroup's id.
+const ROOT_ID: u64 = 1;
+
+kfuncs! {
+    context::ANY, None, No {
+        scx_bpf_task_cgroup "struct cgroup *(struct task_struct *p)" => |k, [p, ..]| {
+            let p = k.task(p)?;
+            let (core, machine) = k.core();
+            core.kf_task_cgroup(machine, p);
+            Ok(k.st.places.root_cgroup().raw())
+        };
+        bpf_cgroup_from_id "struct cgroup *(u64 cgid)" => |k, [id, ..]| Ok(k.cgroup(id == ROOT_ID));
+        bpf_cgroup_acquire "struct cgroup *(struct cgroup *cgrp)" => |_, [cgrp, ..]| Ok(cgrp);
+        bpf_cgroup_release "void (struct cgroup *cgrp)" => |_, _| Ok(0);
+        bpf_cgroup_ancestor "struct cgroup *(struct cgroup *cgrp, int level)"
+            => |k, [cgrp, level, ..]| {
+                k.check_cgroup(cgrp)?;
+                Ok(k.cgroup(as_s32(level) == 0))
+            };
+    }
+}
+
+impl Kf<'_, '_, '_> {
+    fn cgroup(&self, exists: bool) -> u64 {
+        if exists {
+            self.st.places.root_cgroup().raw()
+        } else {
+            0
+        }
+    }
+
+    fn check_cgroup(&self, cgrp: u64) -> Result<(), Abort> {
+        if cgrp == self.st.places.root_cgroup().raw() {
+            return Ok(());
+        }
+        Err(self.call.bad_argument(format!("{cgrp:#x} is not a cgroup")))
+    }
+}

@@ -1,0 +1,237 @@
+//! The kfuncs of the simulated kernel: one table, in files by notion.
+//!
+//! A row is the kfunc's name, its C prototype, and what it does; rows stand in blocks that
+//! say where they are legal. Prototypes become BTF, against which programs are linked, and
+//! their `__arena` suffixes decide which arguments the call rebases.
+//!
+//! What the verifier guarantees in a kernel (a task pointer points to a task) is checked
+//! here on each call, and ends the program with the kfunc's name when it does not hold.
+
+mod cgroup;
+mod context;
+mod cpumask;
+mod dsq;
+mod exit;
+mod idle;
+mod selftest;
+mod task;
+mod topo;
+
+use harena_abi::{Cpu, KernAddr, Tid};
+use harena_scx::{Core, Cx, Form, Machine};
+use harena_vm::{
+    Abort, Call, ContextSet, GENERIC_KFUNC_PROTOS, GuestMem, KfuncArg, KfuncDesc, Sleepable,
+    generic_kfuncs,
+};
+
+pub use context::{context_of, syscall_context};
+
+use crate::places::TaskRef;
+use crate::state::State;
+use crate::types::proto::Proto;
+
+/// A kfunc being called.
+pub(crate) struct Kf<'a, 'c, 'v> {
+    pub(crate) st: &'a mut State,
+    pub(crate) cx: &'a mut Cx<'c>,
+    pub(crate) call: &'a mut Call<'v>,
+}
+
+/// What a kfunc does. The result goes to r0.
+pub(crate) type Body = fn(&mut Kf<'_, '_, '_>, [u64; 5]) -> Result<u64, Abort>;
+
+/// One kfunc.
+#[derive(Clone, Copy, Debug)]
+pub struct Kfunc {
+    /// Kernel name.
+    pub name: &'static str,
+    /// C prototype without the name.
+    pub proto: &'static str,
+    /// Where it is legal.
+    pub contexts: ContextSet,
+    /// Whether it needs a sleepable program.
+    pub sleepable: Sleepable,
+    /// The only form that may call it, if not both.
+    pub form: Option<Form>,
+    /// How the call treats arguments.
+    pub(crate) args: [KfuncArg; 5],
+    /// What it does.
+    pub(crate) body: Body,
+}
+
+/// A block of rows with common rules; see the module's comment.
+macro_rules! kfuncs {
+    ($($contexts:expr, $form:expr, $sleepable:ident {
+        $($name:ident $proto:literal => $body:expr;)*
+    })*) => {
+        pub(super) const KFUNCS: &[$crate::kfuncs::Kfunc] = &[$($($crate::kfuncs::Kfunc {
+            name: stringify!($name),
+            proto: $proto,
+            contexts: $contexts,
+            sleepable: ::harena_vm::Sleepable::$sleepable,
+            form: $form,
+            args: $crate::kfuncs::args_of($proto),
+            body: $body,
+        },)*)*];
+    };
+}
+pub(crate) use kfuncs;
+
+/// Every kfunc of the host; its position is its number.
+pub fn all() -> impl Iterator<Item = &'static Kfunc> {
+    [
+        dsq::KFUNCS,
+        idle::KFUNCS,
+        task::KFUNCS,
+        topo::KFUNCS,
+        exit::KFUNCS,
+        cpumask::KFUNCS,
+        cgroup::KFUNCS,
+        selftest::KFUNCS,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+/// The host's kfuncs as the engine wants them.
+#[must_use]
+pub fn descs() -> Vec<KfuncDesc> {
+    (0..)
+        .zip(all())
+        .map(|(id, kfunc)| KfuncDesc {
+            id,
+            name: kfunc.name,
+            args: &kfunc.args,
+            contexts: kfunc.contexts,
+            sleepable: kfunc.sleepable,
+        })
+        .collect()
+}
+
+/// Name, number and prototype of every kfunc that programs can be linked against: the
+/// host's, and those that the engine provides itself.
+pub fn linkable() -> impl Iterator<Item = (&'static str, u32, Proto)> {
+    let host = (0..)
+        .zip(all())
+        .map(|(id, kfunc)| (kfunc.name, id, Proto::parse(kfunc.proto).1));
+    let engine = generic_kfuncs().iter().zip(GENERIC_KFUNC_PROTOS);
+    host.chain(engine.map(|(desc, (name, text))| {
+        assert_eq!(desc.name, *name, "the engine's two tables are parallel");
+        let mut proto = Proto::parse(text).1;
+        // The verifier supplies this argument; only `_impl` variants show it to programs.
+        if !name.ends_with("_impl") {
+            proto.args.retain(|(arg, _)| arg != "aux__prog");
+        }
+        (*name, desc.id, proto)
+    }))
+}
+
+/// How a call treats its arguments, from the suffixes of the parameters' names.
+pub(crate) const fn args_of(proto: &str) -> [KfuncArg; 5] {
+    let text = proto.as_bytes();
+    let mut args = [KfuncArg::Plain; 5];
+    let (mut i, mut arg) = (0, 0);
+    while i < text.len() && arg < args.len() {
+        if matches!(text[i], b',' | b')') {
+            if ends_with(text, i, b"__arena__nullable") {
+                args[arg] = KfuncArg::ArenaNullable;
+            } else if ends_with(text, i, b"__arena") {
+                args[arg] = KfuncArg::Arena;
+            }
+            arg += 1;
+        }
+        i += 1;
+    }
+    args
+}
+
+const fn ends_with(text: &[u8], end: usize, suffix: &[u8]) -> bool {
+    if end < suffix.len() {
+        return false;
+    }
+    let mut i = 0;
+    while i < suffix.len() {
+        if text[end - suffix.len() + i] != suffix[i] {
+            return false;
+        }
+        i += 1;
+    }
+    true
+}
+
+impl Kf<'_, '_, '_> {
+    /// The core and the machine, for kfuncs that call no other callback.
+    pub(crate) fn core(&mut self) -> (&mut Core, &mut dyn Machine) {
+        (self.cx.core, self.cx.machine)
+    }
+
+    pub(crate) fn mem(&self) -> &GuestMem {
+        self.call.mem()
+    }
+
+    /// The task behind a pointer that must name one.
+    pub(crate) fn task(&self, ptr: u64) -> Result<Tid, Abort> {
+        match self.task_ref(ptr)? {
+            TaskRef::Task(tid) => Ok(tid),
+            TaskRef::Idle(cpu) => Err(self.call.bad_argument(format!(
+                "{ptr:#x} is the idle task of CPU {cpu}, which sched_ext does not schedule"
+            ))),
+        }
+    }
+
+    /// The task behind a pointer, idle tasks included.
+    pub(crate) fn task_ref(&self, ptr: u64) -> Result<TaskRef, Abort> {
+        let task = self.st.places.task_at(KernAddr::new(ptr));
+        match task {
+            Some(TaskRef::Task(tid)) if self.cx.core.task(tid).is_none() => Err(self
+                .call
+                .bad_argument(format!("{ptr:#x} is task {tid}, which is gone"))),
+            Some(task) => Ok(task),
+            None => Err(self
+                .call
+                .bad_argument(format!("{ptr:#x} is not a task_struct"))),
+        }
+    }
+
+    /// The pointer a program gets for `task`; `None` is NULL.
+    pub(crate) fn task_ptr(&self, task: Option<Tid>) -> u64 {
+        task.map_or(0, |tid| self.st.places.task(tid).raw())
+    }
+
+    /// The pointer for what runs on a CPU: `None` inside is its idle task.
+    pub(crate) fn curr_ptr(&self, cpu: Cpu, curr: Option<Tid>) -> u64 {
+        match curr {
+            Some(tid) => self.st.places.task(tid).raw(),
+            None => self.st.places.idle_task(cpu).raw(),
+        }
+    }
+
+    /// An abort because of memory that a program handed in and that is not there.
+    pub(crate) fn bad_memory(&self, fault: &harena_vm::MemFault) -> Abort {
+        self.call.bad_argument(fault.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_prototype_parses_and_names_are_unique() {
+        let mut names = BTreeSet::new();
+        for (name, _, proto) in linkable() {
+            assert!(names.insert(name), "{name} is there twice");
+            assert!(proto.args.len() <= 5, "{name}");
+        }
+    }
+
+    #[test]
+    fn suffixes_decide_which_arguments_are_rebased() {
+        let args = args_of("void (const s32 *map__arena, u32 bytes, u64 *x__arena__nullable)");
+        assert_eq!(
+            &args[..3],
+            [KfuncArg::Arena, KfuncArg::Plain, KfuncArg::ArenaNullable]
+        );
+    }
+}

@@ -1,0 +1,116 @@
+//! What the adapter keeps beside the machine: programs by callback, guest blocks, arena.
+//!
+//! Callbacks nest (a kfunc called by `ops.dispatch` may call `ops.dequeue`), so everything
+//! that is handed to a program by address exists once per nesting level.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use harena_abi::KernAddr;
+use harena_scx::{Op, OpsConfig};
+use harena_vm::{
+    Abort, GuestMem, MapId, NESTED_RUNS_MAX, OutOfGuestMemory, ProgId, Region, TimerId,
+};
+
+use crate::cmasks::Cmasks;
+use crate::kfuncs::{self, Kfunc};
+use crate::places::Places;
+use crate::types::mask::cpumask;
+
+/// Arguments of the longest callback, rounded up.
+const ARGS_MAX: u64 = 8;
+/// Bytes for what an argument points to (`scx_init_task_args` and its kin).
+const POINTEE_MAX: u64 = 64;
+const BLOCK: u64 = ARGS_MAX * 8 + POINTEE_MAX + size_of::<cpumask>() as u64;
+
+/// Guest memory of one nesting level.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Level {
+    /// The `u64[]` of arguments.
+    pub(crate) args: KernAddr,
+    /// What one of them points to.
+    pub(crate) pointee: KernAddr,
+    /// A CPU mask that one of them points to.
+    pub(crate) mask: KernAddr,
+}
+
+/// See the module's comment.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) places: Places,
+    pub(crate) config: OpsConfig,
+    /// Programs by callback.
+    pub(crate) programs: BTreeMap<Op, ProgId>,
+    /// The arena of a cid-form scheduler.
+    pub(crate) arena: Option<MapId>,
+    /// Kfuncs by id.
+    pub(crate) kfuncs: Vec<&'static Kfunc>,
+    /// Masks that `bpf_cpumask_create` made and nobody released.
+    pub(crate) cpumasks: BTreeSet<KernAddr>,
+    /// Timers that were ever armed, by the key the machine knows.
+    pub(crate) timers: BTreeMap<u64, TimerId>,
+    /// The pool and the per-CPU cmasks of a cid-form scheduler, from `prepare` to `release`.
+    pub(crate) cmasks: Option<Cmasks>,
+    /// Why the scheduler was ended, if its program did what a verifier would have refused.
+    pub(crate) abort: Option<Abort>,
+    levels: Vec<Level>,
+    depth: usize,
+}
+
+impl State {
+    pub(crate) fn new(
+        mem: &GuestMem,
+        places: Places,
+        config: OpsConfig,
+        programs: BTreeMap<Op, ProgId>,
+        arena: Option<MapId>,
+    ) -> Result<Self, OutOfGuestMemory> {
+        // One more than may nest: the engine refuses the run, with its own words.
+        let levels = (0..=NESTED_RUNS_MAX)
+            .map(|_| mem.alloc(Region::Contexts, BLOCK, 64).map(Level::at))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            places,
+            config,
+            programs,
+            arena,
+            kfuncs: kfuncs::all().collect(),
+            cpumasks: BTreeSet::new(),
+            timers: BTreeMap::new(),
+            cmasks: None,
+            abort: None,
+            levels,
+            depth: 0,
+        })
+    }
+
+    /// The guest memory for a call made now; the deepest one beyond the limit, where the
+    /// engine refuses to run.
+    pub(crate) fn level(&self) -> Level {
+        self.levels[self.depth.min(self.levels.len() - 1)]
+    }
+
+    /// Whether no program runs.
+    pub(crate) const fn is_outermost(&self) -> bool {
+        self.depth == 0
+    }
+
+    pub(crate) const fn enter(&mut self) {
+        self.depth += 1;
+    }
+
+    pub(crate) const fn leave(&mut self) {
+        assert!(self.depth > 0, "enter and leave come in pairs");
+        self.depth -= 1;
+    }
+}
+
+impl Level {
+    fn at(block: KernAddr) -> Self {
+        let at = |offset| KernAddr::new(block.raw() + offset);
+        Self {
+            args: block,
+            pointee: at(ARGS_MAX * 8),
+            mask: at(ARGS_MAX * 8 + POINTEE_MAX),
+        }
+    }
+}
