@@ -141,6 +141,11 @@ impl Checkers {
         self.model(p).affinity = index;
     }
 
+    /// The core refused to wake a task whose sleep is over.
+    pub(crate) fn wakeup_refused(&mut self, p: Tid) {
+        self.fail("lost", p, "sleeps no more, but not woken".to_owned());
+    }
+
     /// The core did something.
     pub(crate) fn event(&mut self, event: &Event) {
         match *event {

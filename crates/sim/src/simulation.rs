@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use harena_abi::{Cpu, Errno, Nanos, SimTime, Tid};
 use harena_scx::{
     Alarm, Core, CoreConfig, CpuSet, EnableError, Env, Image, Leave, Op, SchedOps, TaskSpec,
+    TaskView,
 };
 use harena_trace::{Mark, Recorder, Sink, WakeCause, What};
 
@@ -26,7 +27,7 @@ use crate::metrics::{GroupMetrics, Outcome};
 use crate::queue::Pending;
 use crate::random::Stream;
 use crate::task::{Cursor, Next, Task, Work, timer_next};
-use crate::workload::{Properties, Step, TaskDef, TimerId, TimerMode};
+use crate::workload::{Phase, Policy, Properties, Step, TaskDef, TimerId, TimerMode};
 
 /// Events between two progress reports.
 const REPORT_EVERY: u64 = 1 << 16;
@@ -346,11 +347,10 @@ impl<S: SchedOps> Simulation<S> {
         }
     }
 
+    /// A sleep is over: the timer's interrupt comes on the CPU that armed it.
     fn wake(&mut self, p: Tid) {
-        let now = self.hw.now;
         let Some(task) = self.hw.task(p) else { return };
         let (cpu, group) = (task.last_cpu, task.group);
-        task.woken_at = task.woken_at.or(Some(now));
         self.hw.groups[group].wakeups += 1;
         self.hw.enter(cpu);
         self.hw.interrupt();
@@ -358,15 +358,15 @@ impl<S: SchedOps> Simulation<S> {
         let cause = WakeCause::Timer;
         self.hw.record(What::Wakeup { task: p, cause });
         let (core, mut env) = self.env();
-        core.wakeup(&mut env, p, false);
+        if !core.wakeup(&mut env, p, false) {
+            self.hw.checkers.wakeup_refused(p);
+        }
         self.hw.leave();
     }
 
+    /// The first wakeup, on the CPU that forked the task.
     fn start(&mut self, p: Tid) {
-        let now = self.hw.now;
         let Some(task) = self.hw.task(p) else { return };
-        task.began_at = now;
-        task.woken_at = Some(now);
         let (cpu, group) = (task.last_cpu, task.group);
         self.hw.groups[group].wakeups += 1;
         self.hw.enter(cpu);
@@ -398,30 +398,36 @@ impl<S: SchedOps> Simulation<S> {
             let def = &self.config.workload.tasks[task.def];
             match task.cursor.next(def) {
                 Next::Enter(number, phase) => {
-                    let value = number as u64;
-                    let wanted = Wanted::of(&phase.properties, &def.properties, &self.all_cpus);
-                    let mark = Mark::Phase;
-                    self.hw.record(What::Mark {
+                    let (mark, value) = (Mark::Phase, number as u64);
+                    let what = What::Mark {
                         task: p,
                         mark,
                         value,
-                    });
-                    if self.apply(p, cpu, &wanted) {
+                    };
+                    self.hw.record(what);
+                    let Some(view) = self.core.task(p) else {
+                        return Ok(());
+                    };
+                    let change = Change::between(&view, phase, def, &self.all_cpus);
+                    if self.apply(p, cpu, change) {
                         return Ok(());
                     }
                 }
                 Next::Again => {
-                    let mark = Mark::Loop;
+                    let (mark, value) = (Mark::Loop, 0);
                     self.hw.record(What::Mark {
                         task: p,
                         mark,
-                        value: 0,
+                        value,
                     });
                 }
                 Next::Step(step) => match self.begin_step(p, step) {
                     Begun::Over => {}
                     Begun::Working => return Ok(()),
                     Begun::Sleeping { until } => {
+                        if let Some(task) = self.hw.task(p) {
+                            task.woken_at = Some(until);
+                        }
                         self.hw.queue.push(until, Pending::Wake { task: p });
                         self.schedule(cpu, Leave::Sleeping);
                         return Ok(());
@@ -499,28 +505,23 @@ impl<S: SchedOps> Simulation<S> {
 
     /// Applies properties to the running task; true if it has to leave its CPU for that,
     /// and goes on with its program when it runs again.
-    fn apply(&mut self, p: Tid, cpu: Cpu, wanted: &Wanted) -> bool {
-        let Some(view) = self.core.task(p) else {
-            return true;
-        };
-        let policy = wanted.policy.filter(|&policy| policy != view.policy);
-        let nice = wanted.nice.filter(|&nice| nice != view.nice);
-        let moves = *view.allowed != wanted.cpus;
+    fn apply(&mut self, p: Tid, cpu: Cpu, change: Change) -> bool {
         // The core refuses none of these: policies, nice values and CPUs were checked.
-        if let Some(policy) = policy {
+        if let Some(policy) = change.policy {
             let (core, mut env) = self.env();
             refused_by_none(core.set_policy(&mut env, p, policy));
         }
-        if let Some(nice) = nice {
+        if let Some(nice) = change.nice {
             let (core, mut env) = self.env();
             refused_by_none(core.set_nice(&mut env, p, nice));
         }
-        if moves {
-            self.hw.checkers.affinity(p, &wanted.cpus);
-            let (core, mut env) = self.env();
-            refused_by_none(core.set_affinity(&mut env, p, &wanted.cpus));
-        }
-        moves && (self.hw.need_resched(cpu) || self.core.curr(cpu) != Some(p))
+        let Some(cpus) = change.cpus else {
+            return false;
+        };
+        self.hw.checkers.affinity(p, &cpus);
+        let (core, mut env) = self.env();
+        refused_by_none(core.set_affinity(&mut env, p, &cpus));
+        self.hw.need_resched(cpu) || self.core.curr(cpu) != Some(p)
     }
 
     fn exit(&mut self, p: Tid, cpu: Cpu) {
@@ -545,7 +546,7 @@ impl<S: SchedOps> Simulation<S> {
                     .after(delay)
                     .after(Nanos::new(start.up_to(jitter)));
                 if delay == Nanos::ZERO {
-                    if let Some(p) = self.fork(def, instance) {
+                    if let Some(p) = self.fork(def, instance, at) {
                         self.hw.queue.push(at, Pending::Start { task: p });
                     }
                 } else {
@@ -562,13 +563,13 @@ impl<S: SchedOps> Simulation<S> {
     }
 
     fn fork_now(&mut self, def: usize, instance: u32) {
-        if let Some(p) = self.fork(def, instance) {
+        if let Some(p) = self.fork(def, instance, self.hw.now) {
             self.start(p);
         }
     }
 
-    /// Creates an instance on the CPUs in turn, as far as its affinity allows.
-    fn fork(&mut self, def: usize, instance: u32) -> Option<Tid> {
+    /// Creates an instance, to be woken at `start`, on the CPUs that it may use in turn.
+    fn fork(&mut self, def: usize, instance: u32, start: SimTime) -> Option<Tid> {
         let group = self.group_of_def[def];
         let def_ref = &self.config.workload.tasks[def];
         let properties = &def_ref.properties;
@@ -610,8 +611,8 @@ impl<S: SchedOps> Simulation<S> {
             cursor: Cursor::default(),
             work: Work::None,
             cold: Nanos::ZERO,
-            began_at: self.hw.now,
-            woken_at: None,
+            began_at: start,
+            woken_at: Some(start),
             last_cpu: cpu,
             timers: Vec::new(),
         });
@@ -672,20 +673,22 @@ enum Begun {
     Sleeping { until: SimTime },
 }
 
-/// The properties that a task has during a phase.
-struct Wanted {
+/// What a phase changes of its task.
+struct Change {
     policy: Option<u32>,
     nice: Option<i32>,
-    cpus: CpuSet,
+    cpus: Option<CpuSet>,
 }
 
-impl Wanted {
-    fn of(phase: &Properties, task: &Properties, all: &CpuSet) -> Self {
-        let cpus = phase.cpus.as_ref().or(task.cpus.as_ref()).unwrap_or(all);
+impl Change {
+    fn between(now: &TaskView<'_>, phase: &Phase, task: &TaskDef, all: &CpuSet) -> Self {
+        let Properties { policy, nice, cpus } = &phase.properties;
+        let cpus = cpus.as_ref().or(task.properties.cpus.as_ref());
+        let cpus = cpus.unwrap_or(all);
         Self {
-            policy: phase.policy.map(crate::workload::Policy::raw),
-            nice: phase.nice,
-            cpus: cpus.clone(),
+            policy: policy.map(Policy::raw).filter(|&p| p != now.policy),
+            nice: nice.filter(|&nice| nice != now.nice),
+            cpus: (now.allowed != cpus).then(|| cpus.clone()),
         }
     }
 }

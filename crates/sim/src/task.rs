@@ -179,7 +179,7 @@ pub(crate) struct Task {
     pub(crate) cold: Nanos,
     /// When it began; timers count from there.
     pub(crate) began_at: SimTime,
-    /// What woke it happened then; taken when it runs.
+    /// When its sleep ends or ended; taken when it runs.
     pub(crate) woken_at: Option<SimTime>,
     /// CPU on which it ran last, or was forked.
     pub(crate) last_cpu: Cpu,
