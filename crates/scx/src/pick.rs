@@ -49,8 +49,10 @@ impl Core {
         let rq = self.rq_mut(cpu);
         rq.next_class = class;
         rq.in_schedule = false;
-        if next != prev {
-            self.switch_to(env, cpu, prev, next);
+        // The stopper may have taken `prev` off the CPU already.
+        let curr = self.rq(cpu).curr;
+        if next != curr {
+            self.switch_to(env, cpu, curr, next);
         }
         if std::mem::take(&mut self.rq_mut(cpu).deferred.after_switch) {
             self.run_deferred(env, cpu);
