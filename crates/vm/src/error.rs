@@ -72,7 +72,7 @@ impl fmt::Display for Place {
 #[error("{place}: {cause}")]
 pub struct Abort {
     /// The instruction that was being executed.
-    pub place: Place,
+    pub place: Box<Place>,
     /// What it did.
     pub cause: AbortCause,
     /// Instructions executed by the outermost run up to here.
@@ -174,7 +174,7 @@ pub enum VmLoadError {
     #[error("{place}: {reason}")]
     BadInsn {
         /// Where.
-        place: Place,
+        place: Box<Place>,
         /// What is wrong.
         reason: String,
     },
@@ -192,7 +192,7 @@ pub enum VmLoadError {
     #[error("{place}: refers to {kind} number {index}, of which there are {count}")]
     BadReference {
         /// Where.
-        place: Place,
+        place: Box<Place>,
         /// Kind of thing.
         kind: &'static str,
         /// Its number.
@@ -214,7 +214,7 @@ pub enum VmLoadError {
     #[error("{place}: `{kfunc}`: arena pointer requires a program with an associated arena")]
     ArenaArgument {
         /// Where.
-        place: Place,
+        place: Box<Place>,
         /// Name of the kfunc.
         kfunc: String,
     },
@@ -240,7 +240,7 @@ pub enum VmLoadError {
     #[error("{place}: no kfunc has number {id}")]
     UnknownKfunc {
         /// Where.
-        place: Place,
+        place: Box<Place>,
         /// The number.
         id: u32,
     },

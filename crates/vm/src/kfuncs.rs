@@ -255,6 +255,8 @@ fn arena_free_pages(ctx: &mut Ctx<'_>, [map, ptr, count, ..]: [u64; 5]) -> Answe
     let (ptr, count) = (UserAddr::new(ptr), u32_of(count));
     if !may_sleep(ctx) || arena.free_pages(ptr, count).is_err() {
         arena.free_pages_deferred(ptr, count);
+        let id = ctx.map_id(map)?;
+        ctx.vm.deferred_frees.insert(id);
     }
     Ok(0)
 }

@@ -147,11 +147,12 @@ impl ProgramLoader<'_> {
                 op.code = OpCode::Poison;
                 continue;
             }
-            match op.code {
-                OpCode::LdImm64 => op.imm = self.resolve_load(slot, insns)?,
-                OpCode::CallKfunc => op.imm = self.resolve_kfunc(slot, insns[slot])?,
-                OpCode::CallFunction => self.check_function(slot, op.off)?,
-                _ => {}
+            if op.code == OpCode::LdImm64 {
+                op.imm = self.resolve_load(slot, insns)?;
+            } else if op.code == OpCode::CallKfunc {
+                op.imm = self.resolve_kfunc(slot, insns[slot])?;
+            } else if op.code == OpCode::CallFunction {
+                self.check_function(slot, op.off)?;
             }
         }
         Ok(Program {
@@ -167,10 +168,10 @@ impl ProgramLoader<'_> {
         })
     }
 
-    fn place(&self, slot: usize) -> Place {
+    fn place(&self, slot: usize) -> Box<Place> {
         let insn = slot_number(slot);
         let lines: &LineTable = &self.linked.lines;
-        Place {
+        Box::new(Place {
             program: self.linked.name.clone(),
             function: self
                 .linked
@@ -180,7 +181,7 @@ impl ProgramLoader<'_> {
             line: lines
                 .at(insn)
                 .map(|l| format!("{} @ {}:{}", l.text.trim(), l.file, l.line)),
-        }
+        })
     }
 
     fn map(&self, slot: usize, index: i32) -> Result<&Map, VmLoadError> {
@@ -253,10 +254,10 @@ impl ProgramLoader<'_> {
 
     /// Arena globals are named by their user address.
     fn value_base(&self, map: &Map) -> Option<u64> {
-        match &map.storage {
-            Storage::Arena { slot } => Some(self.mem.arena(*slot)?.user_vm_start()?.raw()),
-            _ => map.direct_value_addr(),
+        if let Storage::Arena { slot } = &map.storage {
+            return Some(self.mem.arena(*slot)?.user_vm_start()?.raw());
         }
+        map.direct_value_addr()
     }
 
     fn is_function(&self, start: u32) -> bool {

@@ -42,14 +42,13 @@ impl Vm {
         (key.len() == map.key_len()).then(|| map.lookup(key, cpu))?
     }
 
-    /// Sets the value of a key; on a per-CPU map that of `cpu`.
+    /// Sets the value of a key; on a per-CPU map that of the current CPU.
     pub fn map_update(
         &mut self,
         map: MapId,
         key: &[u8],
         value: &[u8],
         flags: UpdateFlags,
-        cpu: Cpu,
         host: &mut dyn Host,
     ) -> Result<(), Errno> {
         let found = &mut self.maps[map.index()];
@@ -57,7 +56,7 @@ impl Vm {
             return Err(Errno::EINVAL);
         }
         let size = found.block_size();
-        let evicted = found.update(&self.mem, key, value, flags, cpu)?;
+        let evicted = found.update(&self.mem, key, value, flags, host.cpu())?;
         if let Some(gone) = evicted {
             self.cancel_timers(gone, size, host);
         }
@@ -81,13 +80,8 @@ impl Vm {
 
     /// Takes the complete records of a ring buffer.
     pub fn ringbuf_drain(&mut self, map: MapId) -> Vec<Vec<u8>> {
-        match &mut self.maps[map.index()].storage {
-            Storage::RingBuf(ring) => ring.drain(&self.mem),
-            Storage::Array { .. }
-            | Storage::Keyed { .. }
-            | Storage::Queue { .. }
-            | Storage::Arena { .. } => Vec::new(),
-        }
+        let ring = self.maps[map.index()].ring();
+        ring.map_or_else(Vec::new, |ring| ring.drain(&self.mem))
     }
 
     /// A task or cgroup is gone: so is its local storage in all maps.

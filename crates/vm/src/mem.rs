@@ -113,7 +113,7 @@ macro_rules! scalar {
 scalar!(u8, u16, u32);
 
 impl Scalar for u64 {
-    const LEN: u64 = 8;
+    const LEN: Self = 8;
     #[inline]
     fn to_reg(self) -> u64 {
         self

@@ -4,7 +4,7 @@
 //! `&mut` and may run further programs: everything a run needs while it is interrupted
 //! lies in `frames` and `runs`, so runs nest like the calls that make them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use harena_abi::KernAddr;
@@ -145,6 +145,8 @@ pub struct Vm {
     pub(crate) trace: Stream,
     pub(crate) violations: Violations,
     pub(crate) timers: Timers,
+    /// Arenas whose pages were freed where the program could not wait for it.
+    pub(crate) deferred_frees: BTreeSet<MapId>,
     /// Recovered faults of kfuncs that were reported, per arena map.
     pub(crate) faults_seen: BTreeMap<MapId, u64>,
     pub(crate) runs: Vec<Run>,
@@ -184,6 +186,7 @@ impl Vm {
             trace: Stream::default(),
             violations: Violations::default(),
             timers: Timers::default(),
+            deferred_frees: BTreeSet::new(),
             faults_seen: BTreeMap::new(),
             runs: Vec::with_capacity(NESTED_RUNS_MAX as usize),
             frames: Vec::with_capacity((NESTED_RUNS_MAX * FRAMES_MAX) as usize),
@@ -333,7 +336,7 @@ impl Vm {
     /// An abort at the instruction that is being executed.
     pub(crate) fn abort_here(&self, cause: AbortCause) -> Abort {
         Abort {
-            place: self.place(),
+            place: Box::new(self.place()),
             cause,
             insns: self.config.insn_budget - self.insns_left,
         }

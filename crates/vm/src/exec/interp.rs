@@ -266,15 +266,14 @@ pub(super) fn run(
             OpCode::Swap64 => r[d] = r[d].swap_bytes(),
             OpCode::Swap32 => r[d] = u64::from(w(r[d]).swap_bytes()),
             OpCode::Swap16 => r[d] = r[d].swap_bytes() >> 48,
-            OpCode::CastToKernel | OpCode::CastToUser => {
-                let Some(arena) = &out.arena else {
-                    return Err(out.abort(pc, left, AbortCause::NoArena));
-                };
-                r[d] = match op.code {
-                    OpCode::CastToUser => arena.user_address(w(r[s])),
-                    _ => u64::from(w(r[s])),
-                };
-            }
+            OpCode::CastToKernel => match &out.arena {
+                Some(_) => r[d] = u64::from(w(r[s])),
+                None => return Err(out.abort(pc, left, AbortCause::NoArena)),
+            },
+            OpCode::CastToUser => match &out.arena {
+                Some(arena) => r[d] = arena.user_address(w(r[s])),
+                None => return Err(out.abort(pc, left, AbortCause::NoArena)),
+            },
 
             OpCode::Ja => pc = op.off.cast_unsigned() as usize,
             OpCode::MayGoto => {

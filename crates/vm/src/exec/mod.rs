@@ -55,15 +55,26 @@ pub(crate) fn enter(vm: &mut Vm, entry: Entry, host: &mut dyn Host) -> Result<Ru
     let insns = left_before - vm.insns_left;
     if depth == 0 {
         vm.insns_total += insns;
+        free_deferred(vm);
     }
-    let ret = match result {
-        Err(abort) => match abort.cause {
-            AbortCause::Thrown { cookie } => cookie,
-            _ => return Err(abort),
-        },
-        Ok(ret) => ret,
-    };
+    let ret = result.or_else(|abort| {
+        if let AbortCause::Thrown { cookie } = abort.cause {
+            return Ok(cookie);
+        }
+        Err(abort)
+    })?;
     Ok(RunResult { ret, insns })
+}
+
+/// Frees the arena pages that programs put off: the work of the kernel's irq worker, done when
+/// the outermost run has ended.
+fn free_deferred(vm: &mut Vm) {
+    while let Some(map) = vm.deferred_frees.pop_first() {
+        if let Some(arena) = vm.arena(map) {
+            // Should it fail, the pages stay unreachable until the arena goes.
+            let _postponed = arena.drain_deferred();
+        }
+    }
 }
 
 /// Marks the program as running on this thread, so that faults of kfuncs on its arena are

@@ -3,7 +3,7 @@
 use harena_abi::{Cpu, Errno, KernAddr};
 
 use super::{Answer, Ctx, Fail};
-use crate::maps::{Commit, MapId, MapKind, Storage, Take, UpdateFlags};
+use crate::maps::{Commit, Map, MapId, MapKind, RingBuf, Take, UpdateFlags};
 
 fn key(ctx: &Ctx<'_>, map: MapId, key: u64) -> Result<Vec<u8>, Fail> {
     let size = ctx.vm.map(map).spec().key_size;
@@ -48,8 +48,7 @@ pub(super) fn update(ctx: &mut Ctx<'_>, [map, key_at, value, flags, _]: [u64; 5]
     let key = key(ctx, id, key_at)?;
     let value = ctx.bytes(value, u64::from(ctx.vm.map(id).spec().value_size))?;
     let flags = UpdateFlags::from_raw(flags)?;
-    let cpu = ctx.host.cpu();
-    ctx.vm.map_update(id, &key, &value, flags, cpu, ctx.host)?;
+    ctx.vm.map_update(id, &key, &value, flags, ctx.host)?;
     Ok(0)
 }
 
@@ -132,23 +131,29 @@ pub(super) fn task_storage_delete(ctx: &mut Ctx<'_>, [map, owner, ..]: [u64; 5])
     Ok(0)
 }
 
+/// The ring buffer behind a map argument.
+fn ring<'a>(ctx: &'a mut Ctx<'_>, map: u64) -> Result<&'a mut RingBuf, Fail> {
+    let id = ctx.map_id(map)?;
+    if ctx.vm.map(id).kind() != MapKind::RingBuf {
+        return Err(ctx.bad("the map is no ring buffer"));
+    }
+    let found = ctx.vm.maps[id.index()].ring();
+    Ok(found.expect("a ring buffer map holds a ring"))
+}
+
 /// `bpf_ringbuf_reserve(map, size, flags)`.
 pub(super) fn ringbuf_reserve(ctx: &mut Ctx<'_>, [map, size, flags, ..]: [u64; 5]) -> Answer {
-    let map = ctx.map(map)?;
-    match &mut map.storage {
-        Storage::RingBuf(ring) if flags == 0 => Ok(pointer(ring.reserve(size))),
-        Storage::RingBuf(_) => Ok(0),
-        _ => Err(ctx.bad("the map is no ring buffer")),
+    let ring = ring(ctx, map)?;
+    if flags != 0 {
+        return Ok(0);
     }
+    Ok(pointer(ring.reserve(size)))
 }
 
 /// `bpf_ringbuf_output(map, data, size, flags)`.
 pub(super) fn ringbuf_output(ctx: &mut Ctx<'_>, [map, data, size, ..]: [u64; 5]) -> Answer {
     let bytes = ctx.bytes(data, size)?;
-    let id = ctx.map_id(map)?;
-    let Storage::RingBuf(ring) = &mut ctx.vm.maps[id.index()].storage else {
-        return Err(ctx.bad("the map is no ring buffer"));
-    };
+    let ring = ring(ctx, map)?;
     let at = ring.reserve(size).ok_or(Errno::EAGAIN)?;
     ring.commit(at, Commit::Submit)?;
     ctx.put(at.raw(), &bytes)?;
@@ -167,10 +172,8 @@ pub(super) fn ringbuf_discard(ctx: &mut Ctx<'_>, [data, ..]: [u64; 5]) -> Answer
 
 fn ringbuf_commit(ctx: &mut Ctx<'_>, data: u64, commit: Commit) -> Answer {
     let addr = KernAddr::new(data);
-    let done = ctx.vm.maps.iter_mut().any(|map| match &mut map.storage {
-        Storage::RingBuf(ring) => ring.commit(addr, commit).is_ok(),
-        _ => false,
-    });
+    let mut rings = ctx.vm.maps.iter_mut().filter_map(Map::ring);
+    let done = rings.any(|ring| ring.commit(addr, commit).is_ok());
     if done {
         Ok(0)
     } else {
@@ -180,8 +183,5 @@ fn ringbuf_commit(ctx: &mut Ctx<'_>, data: u64, commit: Commit) -> Answer {
 
 /// `bpf_ringbuf_query(map, flags)`.
 pub(super) fn ringbuf_query(ctx: &mut Ctx<'_>, [map, flags, ..]: [u64; 5]) -> Answer {
-    match &ctx.map(map)?.storage {
-        Storage::RingBuf(ring) => Ok(ring.query(flags)),
-        _ => Err(ctx.bad("the map is no ring buffer")),
-    }
+    Ok(ring(ctx, map)?.query(flags))
 }

@@ -15,7 +15,7 @@ use harena_abi::{Errno, KernAddr};
 
 use crate::error::{Abort, AbortCause, MemFault, OutOfGuestMemory};
 use crate::host::{Call, Host};
-use crate::maps::{Map, MapId};
+use crate::maps::MapId;
 use crate::program::Program;
 use crate::vm::Vm;
 
@@ -101,11 +101,6 @@ impl Ctx<'_> {
         MapId::from_object(KernAddr::new(addr))
             .filter(|id| id.index() < self.vm.maps.len())
             .ok_or_else(|| self.bad(format!("{addr:#x} is no map")))
-    }
-
-    pub(crate) fn map(&mut self, addr: u64) -> Result<&mut Map, Fail> {
-        let id = self.map_id(addr)?;
-        Ok(&mut self.vm.maps[id.index()])
     }
 }
 

@@ -30,10 +30,9 @@ use harena_bpf::{LinkedMap, MapType};
 
 use crate::layout::{MAP_OBJECT_STRIDE, Region};
 use crate::mem::{ArenaSlot, GuestMem};
-use ringbuf::RingBuf;
 
 pub(crate) use queue::Take;
-pub(crate) use ringbuf::Commit;
+pub(crate) use ringbuf::{Commit, RingBuf};
 
 pub(crate) use create::create;
 
@@ -208,6 +207,17 @@ impl Map {
             Storage::Keyed { .. }
             | Storage::Queue { .. }
             | Storage::RingBuf(_)
+            | Storage::Arena { .. } => None,
+        }
+    }
+
+    /// The ring of a ring buffer.
+    pub(crate) fn ring(&mut self) -> Option<&mut RingBuf> {
+        match &mut self.storage {
+            Storage::RingBuf(ring) => Some(ring),
+            Storage::Array { .. }
+            | Storage::Keyed { .. }
+            | Storage::Queue { .. }
             | Storage::Arena { .. } => None,
         }
     }

@@ -144,7 +144,11 @@ fn every_jump_condition() {
                 let tail = "goto yes; r0 = 0; exit; yes: r0 = 1";
                 let wide = u64::from(meaning(a, b));
                 cases.push((format!("{set}; if r1 {sign} r2 {tail}"), wide));
-                #[expect(clippy::cast_possible_truncation, reason = "what JMP32 does")]
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "what JMP32 does"
+                )]
                 let narrow = u64::from(match sign.as_bytes()[0] {
                     b's' => meaning(i64::from(a as i32), i64::from(b as i32)),
                     _ => meaning(i64::from(a as u32), i64::from(b as u32)),

@@ -198,7 +198,7 @@ pub(crate) fn map(map_type: MapType, key_size: u32, value_size: u32, entries: u3
     }
 }
 
-/// An arena of `pages` pages at user address 0x1000_0000_7000 - 0x7000.
+/// An arena of `pages` pages, with the user window at 16 TiB.
 pub(crate) fn arena(pages: u32) -> LinkedMap {
     LinkedMap {
         map_flags: harena_abi::bpf::BPF_F_MMAPABLE,
