@@ -35,6 +35,8 @@ pub(crate) fn load(
     let mut loaded = Loaded::default();
     for spec in &object.maps {
         let id = MapId(u32::try_from(vm.maps.len()).expect("bounded by guest memory"));
+        let map = maps::create(&vm.mem, id, spec, vm.config.nr_cpus)?;
+        // Last, as an object without its map would shift those of all later maps.
         let object = vm
             .mem
             .alloc(Region::MapObjects, MAP_OBJECT_STRIDE, MAP_OBJECT_STRIDE)?;
@@ -43,7 +45,6 @@ pub(crate) fn load(
             id.object(),
             "map objects lie in the order of map numbers"
         );
-        let map = maps::create(&vm.mem, id, spec, vm.config.nr_cpus)?;
         vm.maps.push(map);
         loaded.maps.push(id);
     }

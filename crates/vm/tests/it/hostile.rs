@@ -1,1 +1,415 @@
-//! hostile
+//! Programs that a verifier would refuse: each is contained or ended, none harms the host.
+//!
+//! Items 5, 15 and 16 of the adversarial list, and what a loader may be handed.
+
+use harena_abi::{KernAddr, Nanos};
+use harena_bpf::isa::Insn;
+use harena_bpf::{LinkedProgram, MapType, ProgType};
+use harena_vm::{
+    AbortCause, ContextSet, RunArgs, ViolationKind, Vm, VmConfig, VmLoadError, layout,
+};
+
+use super::support::{Bench, KFUNCS, RUN_AGAIN, SLEEPS, map, object, program};
+
+fn abort(text: &str) -> AbortCause {
+    let config = VmConfig {
+        insn_budget: 100_000,
+        ..VmConfig::new(2)
+    };
+    let mut bench = Bench::with_config(text, Vec::new(), config);
+    bench.try_run(0).expect_err("must not end well").cause
+}
+
+#[test]
+fn wild_pointers_are_contained_and_reported() {
+    let host = Box::new(0x5a5a_5a5a_u64);
+    let host_heap = std::ptr::from_ref(&*host).addr() as u64;
+    let own_code = (wild_pointers_are_contained_and_reported as fn() as *const ()).addr() as u64;
+    let mut wild = vec![
+        0,
+        1,
+        0xffff_ffff_ffff_fff9,
+        0x8000_0000_0000_0000,
+        0xffff_ffff_ff60_0000,
+        host_heap,
+        own_code,
+        layout::GUEST_BASE,
+        layout::HEAP_END,
+        layout::ARENAS_START,
+        layout::ARENAS_START + layout::ARENA_STRIDE * 3 + 0x8000,
+        layout::TEXT_BASE,
+    ];
+    let stack = &raw const wild;
+    wild.push(stack.addr() as u64);
+    for addr in wild {
+        let text = "r6 = r1; r0 = 7; r1 = 1; *(u64 *)(r6 + 0) = 3; lock *(u64 *)(r6 + 0) += r1
+            r0 = *(u64 *)(r6 + 0); exit";
+        let mut bench = Bench::new(text, Vec::new());
+        assert_eq!(bench.run(addr), 0, "{addr:#x}");
+        let found: Vec<_> = bench
+            .vm
+            .violations()
+            .iter()
+            .map(|v| (v.kind, v.address))
+            .collect();
+        assert_eq!(found, [(ViolationKind::Wild, addr); 3]);
+    }
+    assert_eq!(*host, 0x5a5a_5a5a);
+}
+
+#[test]
+fn violations_are_counted_per_place_and_bounded() {
+    let text =
+        "r6 = r1; r2 = 1000; again: r0 = *(u64 *)(r6 + 0); r2 += -1; if r2 != 0 goto again; exit";
+    let mut bench = Bench::new(text, Vec::new());
+    bench.run(0);
+    assert_eq!(bench.vm.violations().len(), 1);
+    assert_eq!(bench.vm.violations()[0].count, 1000);
+    // 2,000 places: 1,024 are kept.
+    let text = format!("{}exit", "r0 = *(u64 *)(r1 + 0)\n".repeat(2000));
+    let mut bench = Bench::new(&text, Vec::new());
+    bench.run(0);
+    assert_eq!(bench.vm.violations().len(), 1024);
+    assert_eq!(bench.vm.violations_dropped(), 976);
+}
+
+#[test]
+fn frozen_data_is_not_written() {
+    let mut data = map(MapType::ARRAY, 4, 8, 1);
+    data.frozen = true;
+    data.contents = harena_bpf::Contents::from_bytes(vec![9; 8]);
+    let text = "r1 = map_value(0, 0) ll; *(u8 *)(r1 + 0) = 1; w0 = *(u8 *)(r1 + 0); exit";
+    let mut bench = Bench::new(text, vec![data]);
+    assert_eq!(bench.run(0), 9);
+    assert_eq!(bench.vm.violations()[0].kind, ViolationKind::Wild);
+}
+
+#[test]
+fn endless_programs_end_at_exactly_the_budget() {
+    let budget = 100_000;
+    let endless = [
+        "goto -1",
+        "r1 = 8388608; r2 = func(body) ll; r3 = 0; r4 = 0; call 181; exit; body: r0 = 0; exit",
+        "outer: r1 = 8388608; r2 = func(body) ll; r3 = 0; r4 = 0; call 181; exit
+         body: r1 = 8388608; r2 = func(inner) ll; r3 = 0; r4 = 0; call 181; r0 = 0; exit
+         inner: r0 = 0; exit",
+        "again: may_goto out; goto again; out: exit",
+    ];
+    for text in endless {
+        let config = VmConfig {
+            insn_budget: budget,
+            ..VmConfig::new(1)
+        };
+        let mut bench = Bench::with_config(text, Vec::new(), config);
+        let abort = bench.try_run(0).expect_err(text);
+        assert_eq!(abort.cause, AbortCause::Budget { budget }, "{text}");
+        assert_eq!(abort.insns, budget, "{text}");
+        assert_eq!(bench.vm.insns_total(), budget);
+    }
+}
+
+#[test]
+fn a_budget_that_just_suffices_is_not_exceeded() {
+    let run = |insn_budget| {
+        let config = VmConfig {
+            insn_budget,
+            ..VmConfig::new(1)
+        };
+        Bench::with_config("r0 = 1; r0 = 2; exit", Vec::new(), config).try_run(0)
+    };
+    assert_eq!(run(3).unwrap().insns, 3);
+    assert!(run(2).is_err());
+}
+
+#[test]
+fn stacks_are_bounded() {
+    let out_of_frame = [
+        "r0 = *(u64 *)(r10 - 520); exit",
+        "r0 = *(u64 *)(r10 - 4); exit",
+        "r0 = 0; *(u8 *)(r10 + 0) = 1; exit",
+        "r1 = 1; lock *(u64 *)(r10 - 513) += r1; exit",
+    ];
+    for text in out_of_frame {
+        assert!(
+            matches!(abort(text), AbortCause::StackBounds { .. }),
+            "{text}"
+        );
+    }
+    assert_eq!(
+        abort("again: call again; exit"),
+        AbortCause::CallDepth { frames: 9 }
+    );
+    let recursion = "body: r1 = 2; r2 = func(body) ll; r3 = 0; r4 = 0; call 181; exit";
+    assert_eq!(abort(recursion), AbortCause::CallDepth { frames: 9 });
+    // Eight frames of 512 bytes are fine.
+    let deep = "r6 = 0; call f; r0 = 3; exit
+        f: if r1 == 7 goto out; r1 += 1; *(u64 *)(r10 - 512) = 1; call f; out: r0 = 0; exit";
+    let deep = deep.replace("r6 = 0;", "r1 = 1;");
+    assert_eq!(Bench::new(&deep, Vec::new()).run(0), 3);
+}
+
+#[test]
+fn uninitialised_memory_is_equal_in_every_run() {
+    let text = "r0 = *(u64 *)(r10 - 8); *(u64 *)(r10 - 8) = 5; exit";
+    let runs = || {
+        let mut bench = Bench::new(text, Vec::new());
+        [bench.run(0), bench.run(0)]
+    };
+    assert_eq!(runs(), runs());
+}
+
+#[test]
+fn nested_runs_are_bounded_and_share_the_budget() {
+    let text = format!("call kfunc {RUN_AGAIN}; exit");
+    let mut bench = Bench::new(&text, Vec::new());
+    let abort = bench.try_run(0).expect_err("it calls itself");
+    assert_eq!(abort.cause, AbortCause::NestedRuns { depth: 9 });
+    // The machine is usable afterwards.
+    let other = object(vec![program("other", "r0 = 4; exit")], Vec::new());
+    let loaded = bench.vm.load(&other, KFUNCS).unwrap();
+    bench.host.again = Some(loaded.programs[0]);
+    let result = bench.try_run(0).unwrap();
+    assert_eq!((result.ret, result.insns), (4, 4));
+}
+
+#[test]
+fn kfuncs_are_refused_where_they_are_not_legal() {
+    let text = format!("call kfunc {SLEEPS}; exit");
+    let mut sleepable = program("main", &text);
+    sleepable.sleepable = true;
+    for (prog, contexts, legal) in [
+        (sleepable.clone(), ContextSet(1), true),
+        (sleepable, ContextSet(2), false),
+        (program("main", &text), ContextSet(1), false),
+    ] {
+        let mut bench = Bench::new("exit", Vec::new());
+        let loaded = bench
+            .vm
+            .load(&object(vec![prog], Vec::new()), KFUNCS)
+            .unwrap();
+        let args = RunArgs {
+            ctx: KernAddr::NULL,
+            contexts,
+        };
+        let result = bench.vm.run(loaded.programs[0], &args, &mut bench.host);
+        match result {
+            Ok(result) => assert!(legal && result.ret == 7),
+            Err(abort) => {
+                assert!(!legal);
+                let name = "test_sleeps".to_owned();
+                assert_eq!(abort.cause, AbortCause::KfuncContext { name });
+            }
+        }
+    }
+}
+
+#[test]
+fn poisoned_instructions_trap_only_if_reached() {
+    let load = |text: &str| {
+        let mut prog = program("main", text);
+        let slot = u32::try_from(prog.insns.len() - 2).unwrap();
+        prog.poisoned
+            .insert(slot, "field `task_struct.nothing`".to_owned());
+        let mut bench = Bench::new("exit", Vec::new());
+        bench.loaded = bench
+            .vm
+            .load(&object(vec![prog], Vec::new()), KFUNCS)
+            .unwrap();
+        bench.try_run(0)
+    };
+    assert_eq!(
+        load("r0 = 5; goto out; out: exit; r0 = 1; exit")
+            .unwrap()
+            .ret,
+        5
+    );
+    let abort = load("r0 = 5; call 195896080; exit").unwrap_err();
+    assert_eq!(
+        abort.to_string(),
+        "program `main`, insn 1: reached an instruction that could not be linked: \
+         field `task_struct.nothing`"
+    );
+}
+
+#[test]
+fn malformed_programs_are_refused_with_their_place() {
+    let bad: &[(&[Insn], &str)] = &[
+        (
+            &[],
+            "program `main` has 0 instructions, allowed are 1 to 1000000",
+        ),
+        (
+            &[Insn::new(0x18, 1, 0, 0, 0)],
+            "ldimm64 without its second slot",
+        ),
+        (&[Insn::new(0xb7, 11, 0, 0, 0)], "no register r11"),
+        (
+            &[Insn::new(0xb7, 10, 0, 0, 0)],
+            "frame pointer is read only",
+        ),
+        (
+            &[Insn::new(0x05, 0, 0, 5, 0)],
+            "jump by +5 leads outside the program",
+        ),
+        (
+            &[Insn::new(0x05, 0, 0, -2, 0)],
+            "jump by -2 leads outside the program",
+        ),
+        (&[Insn::new(0xff, 0, 0, 0, 0)], "unknown instruction 0xff"),
+        (&[Insn::new(0x8d, 1, 0, 0, 0)], "callx is not supported"),
+        (&[Insn::new(0x20, 0, 0, 0, 0)], "unknown instruction 0x20"),
+        (
+            &[Insn::new(0x18, 1, 1, 0, 9), Insn::new(0, 0, 0, 0, 0)],
+            "refers to map number 9",
+        ),
+        (
+            &[Insn::new(0x85, 0, 2, 0, 12345)],
+            "no kfunc has number 12345",
+        ),
+        (
+            &[Insn::new(0xdb, 10, 1, -8, 0x77)],
+            "unknown instruction 0xdb",
+        ),
+    ];
+    for (insns, expected) in bad {
+        let prog = LinkedProgram::from_insns("main", ProgType::Syscall, insns.to_vec());
+        let mut vm = Vm::new(VmConfig::new(1)).unwrap();
+        let error = vm
+            .load(&object(vec![prog], Vec::new()), KFUNCS)
+            .unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+    // A jump into the middle of a ldimm64.
+    let [low, high] = Insn::ldimm64(0, 0, 5);
+    let insns = vec![Insn::new(0x05, 0, 0, 1, 0), low, high];
+    let prog = LinkedProgram::from_insns("main", ProgType::Syscall, insns);
+    let mut vm = Vm::new(VmConfig::new(1)).unwrap();
+    let error = vm
+        .load(&object(vec![prog], Vec::new()), KFUNCS)
+        .unwrap_err();
+    assert!(matches!(error, VmLoadError::BadInsn { .. }), "{error}");
+}
+
+#[test]
+fn what_only_a_verifier_would_catch_ends_the_run() {
+    assert_eq!(abort("r0 = 1"), AbortCause::FellOffEnd);
+    assert!(matches!(
+        abort("call 200; exit"),
+        AbortCause::UnsupportedHelper { id: 200 }
+    ));
+    assert!(matches!(
+        abort("call 999999; exit"),
+        AbortCause::UnsupportedHelper { .. }
+    ));
+    assert!(matches!(
+        abort("r1 = addr_space_cast(r1, 0, 1); exit"),
+        AbortCause::NoArena
+    ));
+    let bad_map = "r1 = 5; r2 = r10; r2 += -8; call 1; exit";
+    assert!(matches!(abort(bad_map), AbortCause::BadArgument { .. }));
+    let bad_callback = "r1 = 5; r2 = 77; r3 = 0; r4 = 0; call 181; exit";
+    assert_eq!(abort(bad_callback), AbortCause::BadCallback { addr: 77 });
+    let twice =
+        "*(u64 *)(r10 - 8) = 0; r1 = r10; r1 += -8; call 93; r1 = r10; r1 += -8; call 93; exit";
+    assert!(matches!(abort(twice), AbortCause::Deadlock { .. }));
+}
+
+/// No sequence of bytes may bring the loader or the engine down.
+#[test]
+fn random_slots_never_panic() {
+    let mut seed = 1u64;
+    let mut next = || {
+        seed = seed
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        seed >> 33
+    };
+    let config = VmConfig {
+        insn_budget: 2_000,
+        ..VmConfig::new(2)
+    };
+    let data = map(MapType::ARRAY, 4, 64, 4);
+    let mut bench = Bench::with_config("exit", vec![data, super::support::arena(4)], config);
+    let codes: Vec<u8> = (0..=255).filter(|c| c & 7 != 0 || *c == 0x18).collect();
+    let mut ran = 0;
+    for _ in 0..20_000 {
+        let len = next() % 12 + 1;
+        let mut insns = Vec::new();
+        for _ in 0..len {
+            let code = codes[usize::try_from(next()).unwrap() % codes.len()];
+            let [dst, src, off, imm, ..] = next().to_le_bytes();
+            let imm = if code == 0x85 {
+                i32::from(imm)
+            } else {
+                i32::from(imm.cast_signed())
+            };
+            let off = i16::from(off.cast_signed()) % 9;
+            let is_load = code == 0x18;
+            let src = if is_load || code == 0x85 { 0 } else { src % 11 };
+            insns.push(Insn::new(code, dst % 10, src, off, imm));
+            if is_load {
+                insns.push(Insn::new(0, 0, 0, 0, 0));
+            }
+        }
+        insns.push(Insn::new(0x95, 0, 0, 0, 0));
+        let prog = LinkedProgram::from_insns("random", ProgType::Syscall, insns);
+        let Ok(loaded) = bench.vm.load(&object(vec![prog], Vec::new()), KFUNCS) else {
+            continue;
+        };
+        let args = RunArgs::new(KernAddr::new(next()));
+        let _any = bench.vm.run(loaded.programs[0], &args, &mut bench.host);
+        ran += 1;
+    }
+    assert!(ran > 100, "only {ran} programs were loadable");
+}
+
+#[test]
+fn timers_fire_rearm_and_cancel() {
+    let mut data = map(MapType::ARRAY, 4, 32, 2);
+    data.name = "timers".to_owned();
+    let text = "
+        r6 = map_value(0, 48) ll
+        r1 = r6; r2 = map(0) ll; r3 = 1; call 169
+        r7 = r0
+        r1 = r6; r2 = map(0) ll; r3 = 1; call 169
+        r8 = r0
+        r1 = r6; r2 = func(fired) ll; call 170
+        r1 = r6; r2 = 1000; r3 = 0; call 171
+        r0 += r7
+        r0 += r8
+        exit
+    fired:
+        r6 = r3
+        r7 = *(u32 *)(r2 + 0)
+        *(u64 *)(r6 + 0) = r7
+        r1 = r6; r1 += 16; call 172
+        r9 = r0
+        r1 = r6; r1 += 16; r2 = 500; r3 = 0; call 171
+        r0 = r9
+        exit";
+    let mut bench = Bench::new(text, vec![data]);
+    bench.host.now = harena_abi::SimTime::from_ns(5_000);
+    // Initialising twice is EBUSY.
+    assert_eq!(bench.run(0), (-16i64).cast_unsigned());
+    let (&timer, arm) = bench.host.armed.iter().next().unwrap();
+    assert_eq!(arm.at.as_ns(), 6_000);
+    bench.host.now = bench.host.now.after(Nanos::new(1_000));
+    bench.host.armed.clear();
+    let fired = bench
+        .vm
+        .fire_timer(timer, ContextSet::ANY, &mut bench.host)
+        .unwrap();
+    // A callback cannot cancel its own timer: EDEADLK. It may arm it again.
+    assert_eq!(fired.unwrap().ret, (-35i64).cast_unsigned());
+    assert_eq!(bench.host.armed[&timer].at.as_ns(), 6_500);
+    let values = bench.vm.map(bench.loaded.maps[0]).value_addr().unwrap();
+    let second = values.checked_add(32).unwrap();
+    assert_eq!(bench.vm.mem().read_u64(second), Ok(1));
+    bench.vm.cancel_all_timers(&mut bench.host);
+    assert!(bench.host.armed.is_empty());
+    let late = bench
+        .vm
+        .fire_timer(timer, ContextSet::ANY, &mut bench.host)
+        .unwrap();
+    assert_eq!(late, None);
+}
