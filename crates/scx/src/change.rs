@@ -58,6 +58,7 @@ impl Core {
         allowed: &CpuSet,
     ) -> Result<(), Errno> {
         let t = self.tasks.get(p).ok_or(Errno::ESRCH)?;
+        let allowed = &self.possible(allowed);
         if !allowed.intersects(&self.online) {
             return Err(Errno::EINVAL);
         }

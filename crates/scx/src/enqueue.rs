@@ -33,12 +33,11 @@ impl Core {
     fn enqueue_task_scx(&mut self, env: &mut Env<'_>, p: Tid, core_flags: u64) {
         let cpu = self.t(p).cpu;
         let mut sticky = self.t(p).sticky_cpu;
-        let mut flags = core_flags | self.rq(cpu).remote_activate_enq_flags;
+        let flags = core_flags | self.rq(cpu).remote_activate_enq_flags;
         self.rq_mut(cpu).in_wakeup = flags & scx::ENQUEUE_WAKEUP != 0;
         if flags & scx::ENQUEUE_RESTORE != 0 && self.is_current(p) {
             // It goes on running: set_next follows and expects it on the local queue.
             sticky = Some(cpu);
-            flags |= scx::SCX_ENQ_IGNORE_CAPS;
         }
         if !self.t(p).has(scx::SCX_TASK_QUEUED) {
             self.set_task_runnable(env, cpu, p);

@@ -13,12 +13,16 @@ use crate::core::{DirectDispatch, OpCx};
 use crate::task::{Carry, RunState, Task, Verdict};
 use crate::weight::scx_weight;
 use crate::{
-    CgroupRef, Class, Core, Env, ExitTask, Form, InitTask, Machine, Op, TaskSpec, TaskState,
+    CgroupRef, Class, Core, CpuSet, Env, ExitTask, Form, InitTask, Machine, Op, TaskSpec, TaskState,
 };
 
 impl Core {
     /// Creates a task; `init_task` runs if a scheduler is attached, and may refuse it.
     pub fn fork(&mut self, env: &mut Env<'_>, spec: TaskSpec) -> Result<Tid, Errno> {
+        let spec = TaskSpec {
+            allowed: self.possible(&spec.allowed),
+            ..spec
+        };
         let usable = spec.allowed.intersects(&self.online);
         if !usable || self.topology.get(spec.cpu).is_none() || !(-20..=19).contains(&spec.nice) {
             return Err(Errno::EINVAL);
@@ -43,6 +47,13 @@ impl Core {
             }
         }
         Ok(p)
+    }
+
+    /// The CPUs of `set` that exist.
+    pub(crate) fn possible(&self, set: &CpuSet) -> CpuSet {
+        set.iter()
+            .filter(|&cpu| self.topology.get(cpu).is_some())
+            .collect()
     }
 
     /// The class of a task of this policy, as things stand.

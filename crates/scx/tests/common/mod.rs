@@ -138,8 +138,10 @@ impl Ops {
             ret: BTreeMap::new(),
             select: |_, _, _, prev, _| Ok(prev),
             enqueue: |ops, _, p, _| ops.queue.push_back(p),
-            dispatch: |ops, cx, _, _| {
-                if let Some(p) = ops.queue.pop_front() {
+            dispatch: |ops, cx, cpu, _| {
+                let fits = |p: &Tid| cx.core.task(*p).unwrap().allowed.contains(cpu);
+                if let Some(at) = ops.queue.iter().position(fits) {
+                    let p = ops.queue.remove(at).unwrap();
                     let insert = insert(LOCAL, SLICE, 0);
                     cx.core.kf_dsq_insert(cx.machine, Some(p), insert);
                 }
