@@ -149,6 +149,8 @@ impl Entry {
                             return Err(ClaimError::Lift(error));
                         }
                         claim.release();
+                    } else {
+                        spin_hint();
                     }
                 }
                 // The owner is another thread inside one system call or two (see the header).

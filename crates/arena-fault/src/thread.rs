@@ -16,7 +16,7 @@ use harena_abi::Cpu;
 
 use crate::registry::ArenaId;
 use crate::report::ProgramTag;
-use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering, const_unless_loom};
+use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 /// Threads that may run programs at the same time.
 pub const THREADS_MAX: usize = 256;
@@ -142,14 +142,13 @@ impl ThreadTable {
 }
 
 impl Record {
-    const_unless_loom! {
-        fn new() -> Self {
-            Self {
-                key: AtomicUsize::new(0),
-                depth: AtomicU32::new(0),
-                spurious: AtomicU32::new(0),
-                frames: [const { Frame::new() }; DEPTH_MAX],
-            }
+    #[cfg(not(loom))]
+    const fn new() -> Self {
+        Self {
+            key: AtomicUsize::new(0),
+            depth: AtomicU32::new(0),
+            spurious: AtomicU32::new(0),
+            frames: [const { Frame::new() }; DEPTH_MAX],
         }
     }
 
@@ -204,9 +203,12 @@ impl Record {
 }
 
 impl Frame {
-    const_unless_loom! {
-        fn new() -> Self {
-            Self { arena: AtomicU64::new(0), program: AtomicU32::new(0), cpu: AtomicU32::new(0) }
+    #[cfg(not(loom))]
+    const fn new() -> Self {
+        Self {
+            arena: AtomicU64::new(0),
+            program: AtomicU32::new(0),
+            cpu: AtomicU32::new(0),
         }
     }
 }
