@@ -20,10 +20,9 @@ use harena_arena_fault::{
     PageRange, Report, ReportRing, ScratchRing, WINDOW_PAGES, WINDOW_SIZE, WindowPage,
 };
 
-use crate::mem::zeroed_table;
 use crate::reservation::Reservation;
 use crate::spec::ArenaSpec;
-use crate::sys::{MemFile, OsError, Protection, Span, process_id};
+use crate::sys::{MemFile, OsError, Protection, Span, Table, process_id};
 use crate::view::View;
 
 /// Entries that may hold scratch at a time; each costs up to two mappings.
@@ -72,16 +71,16 @@ pub(crate) struct Core {
     /// The lower guard, the window and the upper guard in the reservation.
     area: Span,
     pub(crate) file: Arc<MemFile>,
-    entries: Box<[Entry]>,
+    entries: Table<Entry>,
     pub(crate) placed: OnceLock<Placed>,
     pub(crate) user: OnceLock<View>,
     scratch: Box<ScratchRing<SCRATCH_MAX>>,
     pub(crate) reports: Box<ReportRing<REPORTS_MAX>>,
     pub(crate) faults_recovered: AtomicU64,
     /// Pages filled by a user's touch, which the range tree must learn of.
-    pub(crate) touched: PageList<Box<[Link]>>,
+    pub(crate) touched: PageList<Table<Link>>,
     /// Ranges whose free was put off.
-    pub(crate) deferred: PageList<Box<[Link]>>,
+    pub(crate) deferred: PageList<Table<Link>>,
     pages_in_use: AtomicU32,
     /// A child made by fork has our memory, but not our mappings.
     owner_process: i32,
@@ -101,14 +100,14 @@ impl Core {
             reservation,
             area,
             file: Arc::new(file),
-            entries: zeroed_table::<Entry>(WINDOW_PAGES as usize),
+            entries: Table::zeroed(WINDOW_PAGES as usize)?,
             placed: OnceLock::new(),
             user: OnceLock::new(),
             scratch: Box::new(ScratchRing::new()),
             reports: Box::new(ReportRing::new()),
             faults_recovered: AtomicU64::new(0),
-            touched: PageList::new(zeroed_table::<Link>(PageIndex::COUNT as usize)),
-            deferred: PageList::new(zeroed_table::<Link>(PageIndex::COUNT as usize)),
+            touched: PageList::new(Table::zeroed(PageIndex::COUNT as usize)?),
+            deferred: PageList::new(Table::zeroed(PageIndex::COUNT as usize)?),
             pages_in_use: AtomicU32::new(0),
             owner_process: process_id(),
         })
@@ -128,7 +127,7 @@ impl Core {
 
     pub(crate) fn entry(&self, page: WindowPage) -> &Entry {
         // In range by the type's invariant; the table has an entry for each.
-        &self.entries[page.index()]
+        &self.entries.as_ref()[page.index()]
     }
 
     pub(crate) fn pages_in_use(&self) -> u32 {

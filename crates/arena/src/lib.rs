@@ -54,7 +54,7 @@ pub use core::{REPORTS_MAX, SCRATCH_MAX};
 pub use handler::{AltStack, UninstallError, uninstall_fault_handler};
 pub use harena_arena_fault::{
     Access, ArenaId, EntryState, GUARD_SIZE, HALF_GUARD, KERN_VM_SIZE, PageRange, ProgramTag,
-    Report, WINDOW_PAGES, WindowPage,
+    Report, WINDOW_PAGES, WINDOW_SIZE, WindowPage,
 };
 pub use lock::LockError;
 pub use mem::{ArenaPtr, CopyError, Plain};

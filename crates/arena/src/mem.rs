@@ -270,23 +270,16 @@ impl Arena {
     }
 }
 
-/// Types of which all-zero bytes are a value.
+/// Types of which all-zero bytes are a value: what [`crate::sys::Table`] may hold.
 ///
 /// # Safety
 ///
 /// 1. All-zero bytes are a valid value of the type.
 /// 2. Dropping it does nothing.
-pub(crate) unsafe trait Zeroable {}
+/// 3. Its alignment is at most a page.
+pub(crate) unsafe trait Zeroable: Sync {}
 
 // SAFETY: `repr(transparent)` over an atomic integer; documented to be empty when zero.
 unsafe impl Zeroable for Entry {}
 // SAFETY: `repr(transparent)` over an atomic integer; documented to be unlisted when zero.
 unsafe impl Zeroable for Link {}
-
-/// A table of zeroes that costs memory only where it is used: large zeroed allocations come
-/// from the system as untouched pages.
-pub(crate) fn zeroed_table<T: Zeroable>(len: usize) -> Box<[T]> {
-    let table = Box::new_zeroed_slice(len);
-    // SAFETY: all-zero bytes are a valid `T`, as `Zeroable` promises.
-    unsafe { table.assume_init() }
-}

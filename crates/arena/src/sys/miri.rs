@@ -12,6 +12,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use harena_abi::Errno;
 use harena_arena_fault::ThreadKey;
 
+use crate::mem::Zeroable;
 use crate::sys::{OsError, Protection, Span};
 
 const BACKED_MAX: usize = 1 << 20;
@@ -106,6 +107,24 @@ impl Drop for AddressRange {
     fn drop(&mut self) {
         // SAFETY: allocated in `reserve` with this layout.
         unsafe { dealloc(self.base.as_ptr(), self.backing) };
+    }
+}
+
+/// A table of zeroes.
+#[derive(Debug)]
+pub(crate) struct Table<T>(Box<[T]>);
+
+impl<T: Zeroable> Table<T> {
+    pub(crate) fn zeroed(len: usize) -> Result<Self, OsError> {
+        let items = Box::new_zeroed_slice(len);
+        // SAFETY: all-zero bytes are a valid `T`, as `Zeroable` promises.
+        Ok(Self(unsafe { items.assume_init() }))
+    }
+}
+
+impl<T: Zeroable> AsRef<[T]> for Table<T> {
+    fn as_ref(&self) -> &[T] {
+        &self.0
     }
 }
 

@@ -8,7 +8,7 @@
 mod linux;
 #[cfg(all(target_os = "linux", not(miri)))]
 pub(crate) use linux::{
-    AddressRange, AltStack, MemFile, install_handler, on_alt_stack, process_id, thread_key,
+    AddressRange, AltStack, MemFile, Table, install_handler, on_alt_stack, process_id, thread_key,
     uninstall_handler,
 };
 
@@ -16,7 +16,7 @@ pub(crate) use linux::{
 mod miri;
 #[cfg(any(not(target_os = "linux"), miri))]
 pub(crate) use miri::{
-    AddressRange, AltStack, MemFile, install_handler, on_alt_stack, process_id, thread_key,
+    AddressRange, AltStack, MemFile, Table, install_handler, on_alt_stack, process_id, thread_key,
     uninstall_handler,
 };
 

@@ -6,12 +6,14 @@
 //! out as a raw pointer only: no reference into it exists that a new mapping could invalidate.
 
 use core::ffi::c_void;
+use core::marker::PhantomData;
 use core::ptr::{self, NonNull};
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 
+use crate::mem::Zeroable;
 use crate::sys::{OsError, Protection, Span};
 
 /// `MADV_GUARD_INSTALL` and `MADV_GUARD_REMOVE` (Linux 6.13; on shared memory since 6.15).
@@ -202,6 +204,45 @@ impl Drop for AddressRange {
         // together with `self`.
         let done = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.len) };
         debug_assert!(done.is_ok(), "munmap of a range that mmap gave: {done:?}");
+    }
+}
+
+/// A table of zeroes that costs memory only where it is used. Not from the allocator: a C
+/// library may answer even large zeroed requests with recycled memory that it clears.
+#[derive(Debug)]
+pub(crate) struct Table<T> {
+    range: AddressRange,
+    len: usize,
+    items: PhantomData<T>,
+}
+
+impl<T: Zeroable> Table<T> {
+    /// `len` zeroes; `len` is not 0.
+    pub(crate) fn zeroed(len: usize) -> Result<Self, OsError> {
+        let bytes = len.saturating_mul(size_of::<T>());
+        let range = AddressRange::reserve(bytes)?;
+        range.map_anonymous(
+            Span {
+                offset: 0,
+                len: bytes,
+            },
+            Protection::ReadWrite,
+        )?;
+        Ok(Self {
+            range,
+            len,
+            items: PhantomData,
+        })
+    }
+}
+
+impl<T: Zeroable> AsRef<[T]> for Table<T> {
+    fn as_ref(&self) -> &[T] {
+        let first = self.range.base().cast::<T>();
+        // SAFETY: the range is `len` items of zero memory, which are valid items as `Zeroable`
+        // promises; nobody else has the range; it lives as long as `self`; changes go through
+        // the items' own interior mutability.
+        unsafe { core::slice::from_raw_parts(first, self.len) }
     }
 }
 
