@@ -1,0 +1,16 @@
+//! Goal: an arena behaves as its specification says, fault recovery included, seen through
+//! the public interface alone.
+//!
+//! Method: real mappings and real faults. "Programs" are nested scopes on a thread. What must
+//! crash, or changes the process's signal actions, runs in a child process: this binary
+//! again, with one ignored test.
+#![cfg(all(target_os = "linux", not(miri)))]
+
+mod allocation;
+mod common;
+mod creation;
+mod pool;
+mod recovery;
+mod signals;
+mod stress;
+mod users;
