@@ -58,31 +58,44 @@ struct Model {
     running: bool,
 }
 
+/// Which pairs of callbacks a scheduler has, so that both ends of a state are seen.
+#[derive(Clone, Copy, Debug)]
+struct Knows {
+    init: bool,
+    enable: bool,
+    runnable: bool,
+    running: bool,
+}
+
 /// All checkers of one run.
 #[derive(Debug)]
 pub(crate) struct Checkers {
     tier: CheckTier,
     seed: u64,
-    has: BTreeSet<Op>,
+    knows: Knows,
     now: SimTime,
     tasks: Vec<Model>,
     current: Vec<Option<Tid>>,
-    dsq_lengths: BTreeMap<DsqId, u32>,
     affinities: Vec<CpuSet>,
     touched: Vec<Tid>,
     violation: Option<Violation>,
 }
 
 impl Checkers {
-    pub(crate) fn new(tier: CheckTier, seed: u64, nr_cpus: u32, has: BTreeSet<Op>) -> Self {
+    pub(crate) fn new(tier: CheckTier, seed: u64, nr_cpus: u32, has: &BTreeSet<Op>) -> Self {
+        let both = |a, b| has.contains(&a) && has.contains(&b);
         Self {
             tier,
             seed,
-            has,
+            knows: Knows {
+                init: has.contains(&Op::InitTask),
+                enable: both(Op::Enable, Op::Disable),
+                runnable: both(Op::Runnable, Op::Quiescent),
+                running: both(Op::Running, Op::Stopping),
+            },
             now: SimTime::ZERO,
             tasks: Vec::new(),
             current: vec![None; nr_cpus as usize],
-            dsq_lengths: BTreeMap::new(),
             affinities: Vec::new(),
             touched: Vec::new(),
             violation: None,
@@ -173,7 +186,6 @@ impl Checkers {
         if let Some(on) = model.dsq.replace(dsq) {
             self.fail("dsq", p, format!("inserted into {dsq} while on {on}"));
         }
-        *self.dsq_lengths.entry(dsq).or_default() += 1;
     }
 
     fn removed(&mut self, p: Tid, dsq: DsqId) {
@@ -181,11 +193,6 @@ impl Checkers {
         match self.model(p).dsq.take() {
             Some(on) if on == dsq => {}
             on => self.fail("dsq", p, format!("removed from {dsq} while on {on:?}")),
-        }
-        let length = self.dsq_lengths.entry(dsq).or_default();
-        match length.checked_sub(1) {
-            Some(less) => *length = less,
-            None => self.fail("dsq", p, format!("removed from {dsq}, which is empty")),
         }
     }
 
@@ -220,35 +227,31 @@ impl Checkers {
 
     fn callback(&mut self, op: Op, p: Tid) {
         self.touch(p);
-        let both = |a, b| self.has.contains(&a) && self.has.contains(&b);
-        let knows_init = self.has.contains(&Op::InitTask);
-        let knows_enable = both(Op::Enable, Op::Disable);
-        let knows_runnable = both(Op::Runnable, Op::Quiescent);
-        let knows_running = both(Op::Running, Op::Stopping);
+        let knows = self.knows;
         let m = self.model(p);
-        let queued_right = !knows_runnable || m.runnable;
+        let queued_right = !knows.runnable || m.runnable;
         let legal = match op {
             Op::InitTask => !std::mem::replace(&mut m.initialized, true),
             Op::ExitTask => {
                 let was = std::mem::replace(&mut m.initialized, false);
-                !m.enabled && (was || !knows_init)
+                !m.enabled && (was || !knows.init)
             }
             Op::Enable => {
-                !std::mem::replace(&mut m.enabled, knows_enable) && (m.initialized || !knows_init)
+                !std::mem::replace(&mut m.enabled, knows.enable) && (m.initialized || !knows.init)
             }
-            Op::Disable => std::mem::replace(&mut m.enabled, false) || !knows_enable,
-            Op::Runnable => !std::mem::replace(&mut m.runnable, knows_runnable),
+            Op::Disable => std::mem::replace(&mut m.enabled, false) || !knows.enable,
+            Op::Runnable => !std::mem::replace(&mut m.runnable, knows.runnable),
             Op::Quiescent => {
                 let was = std::mem::replace(&mut m.runnable, false);
-                !m.running && (was || !knows_runnable)
+                !m.running && (was || !knows.runnable)
             }
-            Op::Running => !std::mem::replace(&mut m.running, knows_running) && queued_right,
-            Op::Stopping => std::mem::replace(&mut m.running, false) || !knows_running,
+            Op::Running => !std::mem::replace(&mut m.running, knows.running) && queued_right,
+            Op::Stopping => std::mem::replace(&mut m.running, false) || !knows.running,
             Op::Enqueue => {
                 m.with_scheduler = true;
                 !m.running && queued_right
             }
-            Op::Tick | Op::Yield => m.running || !knows_running,
+            Op::Tick | Op::Yield => m.running || !knows.running,
             Op::SelectCpu => !m.running && !m.runnable,
             Op::Dequeue
             | Op::Dispatch
@@ -292,14 +295,14 @@ impl Checkers {
         for (dsq, length) in core.dsqs() {
             *lengths.entry(dsq).or_default() += length;
         }
-        let all: BTreeSet<DsqId> = lengths
-            .keys()
-            .chain(self.dsq_lengths.keys())
-            .copied()
-            .collect();
+        let mut members: BTreeMap<DsqId, u32> = BTreeMap::new();
+        for dsq in self.tasks.iter().filter_map(|model| model.dsq) {
+            *members.entry(dsq).or_default() += 1;
+        }
+        let all: BTreeSet<DsqId> = lengths.keys().chain(members.keys()).copied().collect();
         for dsq in all {
             let of = |map: &BTreeMap<DsqId, u32>| map.get(&dsq).copied().unwrap_or(0);
-            let (says, counted) = (of(&lengths), of(&self.dsq_lengths));
+            let (says, counted) = (of(&lengths), of(&members));
             if says != counted {
                 let message = format!("{dsq} holds {counted} tasks, the core says {says}");
                 self.fail("dsq", None, message);
@@ -361,8 +364,8 @@ mod tests {
     const DSQ: DsqId = DsqId::new(7);
 
     fn checkers() -> Checkers {
-        let has = Op::ALL.iter().copied().collect();
-        let mut checkers = Checkers::new(CheckTier::Full, 42, 2, has);
+        let has: BTreeSet<_> = Op::ALL.iter().copied().collect();
+        let mut checkers = Checkers::new(CheckTier::Full, 42, 2, &has);
         checkers.affinity(P, &CpuSet::first_n(1));
         checkers
     }

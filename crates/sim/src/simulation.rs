@@ -131,14 +131,13 @@ impl<S: SchedOps> Simulation<S> {
     ) -> Result<Self, ConfigError> {
         check_config(&config)?;
         let nr_cpus = config.topology.nr_cpus();
-        let has = ops.config().has.clone();
         let mut hw = Hardware::new(
             config.topology.clone(),
             config.costs,
             config.hz,
             config.seed,
             Recorder::new(sink),
-            Checkers::new(config.checks, config.seed, nr_cpus, has),
+            Checkers::new(config.checks, config.seed, nr_cpus, &ops.config().has),
         );
         let mut index: BTreeMap<&str, usize> = BTreeMap::new();
         let mut group_of_def = Vec::new();

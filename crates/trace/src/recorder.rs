@@ -110,8 +110,9 @@ impl Recorder {
     /// Takes one record.
     pub fn record(&mut self, record: &Record) {
         self.counts.by_kind[usize::from(record.what.kind())] += 1;
-        self.batch.push(TAG_RECORD);
-        self.batch.extend_from_slice(&record.encode());
+        let mut tagged = [TAG_RECORD; 1 + RECORD_SIZE];
+        tagged[1..].copy_from_slice(&record.encode());
+        self.batch.extend_from_slice(&tagged);
         if self.batch.len() == BATCH_SIZE {
             flush(&mut self.hasher, &mut self.batch);
         }

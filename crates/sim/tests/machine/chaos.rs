@@ -130,7 +130,9 @@ impl SchedOps for Chaos {
 
     fn select_cpu(&mut self, cx: &mut Cx<'_>, p: Tid, prev: Cpu, flags: u64) -> Result<Cpu, i32> {
         self.kick(cx);
-        let cpu = if self.draw.one_in(2) {
+        let builtin_idle = !self.config.has.contains(&Op::UpdateIdle)
+            || self.config.flags & scx::SCX_OPS_KEEP_BUILTIN_IDLE != 0;
+        let cpu = if (builtin_idle || self.reckless) && self.draw.one_in(2) {
             let prev = prev.as_s32();
             let (cpu, _idle) = cx.core.kf_select_cpu_dfl(cx.machine, p, prev, flags);
             Cpu::from_s32(cpu).ok_or(cpu)?
