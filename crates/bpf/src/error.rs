@@ -150,14 +150,8 @@ pub enum MapProblem {
 pub enum LinkError {
     #[error("{place}: {problem}")]
     Insn {
-        place: InsnPlace,
-        problem: InsnProblem,
-    },
-    #[error("{file}: extern `{name}`: {problem}")]
-    Extern {
-        file: String,
-        name: String,
-        problem: String,
+        place: Box<InsnPlace>,
+        problem: Box<InsnProblem>,
     },
     #[error("{file}: program `{program}`: section name `{section}` stands for no program type")]
     UnknownProgType {
@@ -178,7 +172,7 @@ pub enum LinkError {
         file: String,
         name: String,
         type_name: String,
-        problem: StructOpsProblem,
+        problem: Box<StructOpsProblem>,
     },
     #[error(
         "{file}: globals in `.addr_space.1` need {need} bytes, arena `{arena}` has {available}"
@@ -201,6 +195,12 @@ pub enum InsnProblem {
         symbol: String,
         cause: String,
     },
+    #[error("instruction with code {code:#04x} and pseudo source {src} has no relocation")]
+    Unrelocated { code: u8, src: u8 },
+    #[error("offset {offset} is outside of the {size} bytes of map `{map}`")]
+    MapOffset { map: String, offset: u64, size: u64 },
+    #[error("configuration value `{name}`: {cause}")]
+    Kconfig { name: String, cause: String },
     #[error("call of slot {target}, where no function begins")]
     CallTarget { target: i64 },
     #[error("kfunc `{name}` does not exist in this kernel")]

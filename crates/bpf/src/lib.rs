@@ -8,17 +8,23 @@
 //! Any byte string gives a program or a typed error: never a panic, never more than
 //! linear time, never memory out of proportion to the file. Nothing here executes.
 #![forbid(unsafe_code)]
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "nearly every match asks for one or two of the 19 kinds of BTF"
+)]
 #![cfg_attr(
     not(test),
     deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)
 )]
 
 pub mod btf;
+mod core_reloc;
 mod elf;
 mod error;
 pub mod isa;
 mod kernel;
 mod lines;
+mod link;
 mod linked;
 mod map;
 mod object;

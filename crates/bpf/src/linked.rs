@@ -77,7 +77,7 @@ pub struct LinkedProgram {
     pub arena: Option<MapIndex>,
     /// Slots that must not be executed, and why (a failed CO-RE relocation, a kfunc
     /// that does not exist).
-    pub poisoned: BTreeMap<u32, String>,
+    pub poisoned: BTreeMap<u32, Arc<str>>,
     /// Kfuncs called, by name as the kernel knows them, with their ids.
     pub kfuncs: BTreeMap<String, u32>,
 }

@@ -3,10 +3,6 @@
 //! BTF may hold cycles and towers of types. Everything here counts its steps and
 //! gives up with [`LayoutError::Unbounded`], so that no table can cost more than
 //! a fixed amount of work per question.
-#![expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "questions about one of 19 kinds"
-)]
 
 use super::{Btf, Composite, Kind, Type, TypeId};
 

@@ -1,6 +1,6 @@
 //! Bytes of a known type as a tree of values, for showing and for JSON.
 
-use super::{Btf, IntEncoding, LayoutError, Type, TypeId};
+use super::{Btf, Field, IntEncoding, LayoutError, Type, TypeId};
 use std::fmt;
 
 /// Leaves and inner nodes that one value may have.
@@ -65,13 +65,19 @@ impl fmt::Display for Value {
 impl Btf {
     /// The value of type `id` that `bytes` start with.
     pub fn value(&self, id: TypeId, bytes: &[u8]) -> Result<Value, LayoutError> {
+        self.field_value(Field::whole(id), bytes)
+    }
+
+    /// The value of a field; `bytes` start with the byte that its first bit lies in.
+    pub fn field_value(&self, field: Field, bytes: &[u8]) -> Result<Value, LayoutError> {
         let mut reader = ValueReader {
             btf: self,
             bytes,
-            root: id,
+            root: field.type_id,
             nodes_left: NODES_MAX,
         };
-        reader.read(id, 0, None, DEPTH_MAX)
+        let bit_offset = field.bit_offset % 8;
+        reader.read(field.type_id, bit_offset, field.bit_size, DEPTH_MAX)
     }
 }
 
@@ -102,7 +108,6 @@ impl ValueReader<'_> {
         };
         Ok(match self.btf.get(resolved) {
             Type::Int {
-                size,
                 encoding,
                 bits,
                 bit_offset: skipped,
@@ -110,9 +115,7 @@ impl ValueReader<'_> {
             } => {
                 let width = bit_size.unwrap_or(*bits);
                 let at = bit_offset.saturating_add(u64::from(*skipped));
-                let is_wide = *size > 8;
                 match read_bits(self.bytes, at, u64::from(width)) {
-                    None if is_wide => Value::Missing,
                     None => Value::Missing,
                     Some(raw) if *encoding == IntEncoding::Bool => Value::Bool(raw != 0),
                     Some(raw) => Value::Int(extend(raw, width, *encoding == IntEncoding::Signed)),

@@ -18,9 +18,12 @@
 //! Statements end with a line or `;`. Jump distances count slots from the next one.
 
 use super::Insn;
-#[expect(
-    clippy::wildcard_imports,
-    reason = "the opcodes are this file's vocabulary"
+#[cfg_attr(
+    not(test),
+    expect(
+        clippy::wildcard_imports,
+        reason = "the opcodes are this file's vocabulary"
+    )
 )]
 use super::op::*;
 use std::collections::BTreeMap;
@@ -314,7 +317,7 @@ impl Unit {
                 t.advance(1);
                 let same = t.reg()?;
                 if same != dst {
-                    return Err(expected("the destination register", format!("{same:?}")));
+                    return Err(expected("the destination register", same.name()));
                 }
                 self.push(Insn::new(dst.alu_class() | BPF_NEG, dst.number, 0, 0, 0));
                 Ok(())
@@ -472,7 +475,7 @@ impl Unit {
                 t.mark(',')?;
                 let src = t.reg()?;
                 if src != dst {
-                    return Err(expected("the destination register", format!("{src:?}")));
+                    return Err(expected("the destination register", src.name()));
                 }
                 self.push(at.atomic(src.number, i32::from(op) | BPF_FETCH));
                 return t.mark(')');
@@ -537,6 +540,11 @@ impl Reg {
         let number = digits.parse().ok().filter(|number| *number <= 10)?;
         // "r01" and "r+1" are other words.
         (digits == format!("{number}")).then_some(Self { number, wide })
+    }
+
+    fn name(self) -> String {
+        let letter = if self.wide { 'r' } else { 'w' };
+        format!("`{letter}{}`", self.number)
     }
 
     const fn alu_class(self) -> u8 {
@@ -720,7 +728,7 @@ impl<'a> Tokens<'a> {
         if self.peek_reg() {
             let src = self.reg()?;
             if src.wide != dst.wide {
-                return Err(expected("a register of the same width", format!("{src:?}")));
+                return Err(expected("a register of the same width", src.name()));
             }
             return Ok(Insn::new(code | BPF_X, dst.number, src.number, 0, 0));
         }

@@ -5,9 +5,12 @@
 //! handed out; slots that no text describes (reserved fields set, unknown
 //! opcodes) are printed as `.insn 0x…`, their eight bytes as a little-endian word.
 
-#[expect(
-    clippy::wildcard_imports,
-    reason = "the opcodes are this file's vocabulary"
+#[cfg_attr(
+    not(test),
+    expect(
+        clippy::wildcard_imports,
+        reason = "the opcodes are this file's vocabulary"
+    )
 )]
 use super::op::*;
 use super::{Insn, asm, ldimm64_value};

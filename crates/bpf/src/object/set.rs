@@ -126,7 +126,12 @@ impl Object {
     /// The value that `path` has in the file or was set to.
     pub fn global_value(&self, path: &str) -> Result<Value, GlobalError> {
         let (global, field) = self.locate(path)?;
-        let size = self.size(path, field.type_id)?;
+        let size = match field.bit_size {
+            Some(bits) => u64::from(bits)
+                .saturating_add(field.bit_offset % 8)
+                .div_ceil(8),
+            None => self.size(path, field.type_id)?,
+        };
         let offset = global.offset.saturating_add(field.byte_offset());
         let bytes = match global.storage {
             Storage::Map(map) | Storage::Kconfig(map) => {
@@ -139,7 +144,7 @@ impl Object {
                 .and_then(|var| Contents::from_bytes(var.data.clone()).get(offset, size)),
         };
         let bytes = bytes.unwrap_or_default();
-        let value = self.btf.value(field.type_id, &bytes);
+        let value = self.btf.field_value(field, &bytes);
         value.map_err(|cause| layout(path, cause))
     }
 

@@ -390,7 +390,7 @@ pub(super) fn run(
                     .linked
                     .poisoned
                     .get(&slot)
-                    .cloned()
+                    .map(ToString::to_string)
                     .unwrap_or_default();
                 return Err(out.abort(pc, left, AbortCause::Poison { what }));
             }

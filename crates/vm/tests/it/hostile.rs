@@ -209,7 +209,7 @@ fn poisoned_instructions_trap_only_if_reached() {
         let mut prog = program("main", text);
         let slot = u32::try_from(prog.insns.len() - 2).unwrap();
         prog.poisoned
-            .insert(slot, "field `task_struct.nothing`".to_owned());
+            .insert(slot, "field `task_struct.nothing`".into());
         let mut bench = Bench::new("exit", Vec::new());
         bench.loaded = bench
             .vm

@@ -1,0 +1,11 @@
+//! Goal: objects as compilers write them, and as nobody would, come out as promised.
+//! Method: committed objects of our own (`tests/fixtures`), a made-up kernel, golden text.
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+mod core_reloc;
+mod globals;
+mod hostile;
+mod isa;
+mod kernel;
+mod linking;
+mod objects;
