@@ -19,6 +19,12 @@ char last_comm[16];
 
 UEI_DEFINE(uei);
 
+// Without an insertion here every task goes through probe_enqueue.
+s32 BPF_STRUCT_OPS(probe_select_cpu, struct task_struct *p, s32 prev_cpu, u64 wake_flags)
+{
+	return prev_cpu;
+}
+
 void BPF_STRUCT_OPS(probe_enqueue, struct task_struct *p, u64 enq_flags)
 {
 	nr_enqueued++;
@@ -45,6 +51,7 @@ void BPF_STRUCT_OPS(probe_exit, struct scx_exit_info *info)
 }
 
 SCX_OPS_DEFINE(probe_ops,
+	       .select_cpu = (void *)probe_select_cpu,
 	       .enqueue = (void *)probe_enqueue,
 	       .tick = (void *)probe_tick,
 	       .exit = (void *)probe_exit,

@@ -47,7 +47,7 @@ pub enum VerifyError {
 
 /// The callback that a member of either table stands for.
 #[must_use]
-pub fn op_of(member: &str, form: Form) -> Option<Op> {
+pub(crate) fn op_of(member: &str, form: Form) -> Option<Op> {
     Op::ALL.iter().copied().find(|op| op.name(form) == member)
 }
 

@@ -18,13 +18,13 @@ const HEADER: u64 = size_of::<scx_cmask>() as u64;
 
 /// Words that a cmask of `nr_cids` cids has: one more than needed, for an unaligned base.
 #[must_use]
-pub const fn nr_words(nr_cids: u32) -> u32 {
+pub(crate) const fn nr_words(nr_cids: u32) -> u32 {
     nr_cids.div_ceil(64) + 1
 }
 
 /// Bytes of a cmask of `nr_cids` cids.
 #[must_use]
-pub const fn size(nr_cids: u32) -> u64 {
+pub(crate) const fn size(nr_cids: u32) -> u64 {
     HEADER + nr_words(nr_cids) as u64 * 8
 }
 

@@ -74,7 +74,8 @@ impl Host for KernelHost<'_, '_> {
 
     fn timer_arm(&mut self, arm: TimerArm) {
         let key = u64::from(arm.timer.raw());
-        self.st.timers.insert(key, arm.timer);
+        let context = self.st.context();
+        self.st.timers.insert(key, (arm.timer, context));
         self.cx.machine.timer_arm(key, arm.cpu, arm.at);
     }
 

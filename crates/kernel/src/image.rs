@@ -24,7 +24,7 @@ const DEFAULT_PRIO: i32 = 120;
 
 /// Guest memory as the core's [`Image`].
 #[derive(Debug)]
-pub struct KernelImage {
+pub(crate) struct KernelImage {
     mem: Arc<GuestMem>,
     places: Places,
     /// `nvcsw` counts a switch away in this state; the core tells the state first.
@@ -34,7 +34,7 @@ pub struct KernelImage {
 impl KernelImage {
     /// Fills the objects that exist from boot: idle tasks, run queues, masks, the root cgroup.
     #[must_use]
-    pub fn new(mem: Arc<GuestMem>, places: Places, topology: &Topology) -> Self {
+    pub(crate) fn new(mem: Arc<GuestMem>, places: Places, topology: &Topology) -> Self {
         let mut image = Self {
             mem,
             places,

@@ -14,10 +14,10 @@ use crate::types::runqueue::rq;
 use crate::types::task::task_struct;
 
 /// Distance of two tasks.
-pub const TASK_STRIDE: u64 = (size_of::<task_struct>() as u64).next_multiple_of(64);
+pub(crate) const TASK_STRIDE: u64 = (size_of::<task_struct>() as u64).next_multiple_of(64);
 
 /// `runqueues`, CPU 0's copy: the first per-CPU variable.
-pub const RUNQUEUES: KernAddr = Region::PerCpu.start();
+pub(crate) const RUNQUEUES: KernAddr = Region::PerCpu.start();
 
 /// Task numbers that fit.
 const TASKS_MAX: u32 = {
@@ -33,7 +33,7 @@ const MASK_SIZE: u64 = size_of::<cpumask>() as u64;
 
 /// What a task pointer of a program names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum TaskRef {
+pub(crate) enum TaskRef {
     /// A task, alive or not.
     Task(Tid),
     /// The idle task of a CPU.
@@ -42,7 +42,7 @@ pub enum TaskRef {
 
 /// The addresses of one machine's kernel objects. Constant over its life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Places {
+pub(crate) struct Places {
     nr_cpus: u32,
     nr_nodes: u32,
     idle_tasks: KernAddr,
@@ -56,7 +56,7 @@ pub struct Places {
 
 impl Places {
     /// Takes the memory of all objects but tasks, which have a region of their own.
-    pub fn new(mem: &GuestMem, topology: &Topology) -> Result<Self, OutOfGuestMemory> {
+    pub(crate) fn new(mem: &GuestMem, topology: &Topology) -> Result<Self, OutOfGuestMemory> {
         let nr_cpus = topology.nr_cpus();
         let nodes = topology
             .cpus()
@@ -82,13 +82,13 @@ impl Places {
 
     /// Possible CPUs.
     #[must_use]
-    pub const fn nr_cpus(&self) -> u32 {
+    pub(crate) const fn nr_cpus(&self) -> u32 {
         self.nr_cpus
     }
 
     /// `task_struct` of a task; NULL for a number that has no place.
     #[must_use]
-    pub const fn task(&self, tid: Tid) -> KernAddr {
+    pub(crate) const fn task(&self, tid: Tid) -> KernAddr {
         if tid.raw() >= TASKS_MAX {
             return KernAddr::NULL;
         }
@@ -97,14 +97,14 @@ impl Places {
 
     /// `task_struct` of a CPU's idle task.
     #[must_use]
-    pub const fn idle_task(&self, cpu: Cpu) -> KernAddr {
+    pub(crate) const fn idle_task(&self, cpu: Cpu) -> KernAddr {
         assert!(cpu.raw() < self.nr_cpus, "the machine has this CPU");
         KernAddr::new(self.idle_tasks.raw() + cpu.raw() as u64 * TASK_STRIDE)
     }
 
     /// What a pointer names, if it is exactly a task's.
     #[must_use]
-    pub fn task_at(&self, ptr: KernAddr) -> Option<TaskRef> {
+    pub(crate) fn task_at(&self, ptr: KernAddr) -> Option<TaskRef> {
         if let Some(tid) = index_of(ptr, Region::Tasks.start(), TASKS_MAX) {
             return Some(TaskRef::Task(Tid::new(tid)));
         }
@@ -113,14 +113,14 @@ impl Places {
 
     /// `rq` of a CPU.
     #[must_use]
-    pub const fn rq(&self, cpu: Cpu) -> KernAddr {
+    pub(crate) const fn rq(&self, cpu: Cpu) -> KernAddr {
         assert!(cpu.raw() < self.nr_cpus, "the machine has this CPU");
         KernAddr::new(RUNQUEUES.raw() + cpu.raw() as u64 * PERCPU_STRIDE)
     }
 
     /// A live mask; the node is one that the core named.
     #[must_use]
-    pub fn mask(&self, kind: MaskKind, node: Option<u32>) -> KernAddr {
+    pub(crate) fn mask(&self, kind: MaskKind, node: Option<u32>) -> KernAddr {
         assert!(
             node.is_none_or(|node| node < self.nr_nodes),
             "the machine has this node"
@@ -136,7 +136,7 @@ impl Places {
 
     /// A mask without CPUs.
     #[must_use]
-    pub const fn empty_mask(&self) -> KernAddr {
+    pub(crate) const fn empty_mask(&self) -> KernAddr {
         self.nth_mask(0)
     }
 
@@ -146,7 +146,7 @@ impl Places {
 
     /// The root cgroup.
     #[must_use]
-    pub const fn root_cgroup(&self) -> KernAddr {
+    pub(crate) const fn root_cgroup(&self) -> KernAddr {
         self.root
     }
 

@@ -24,7 +24,7 @@ use crate::cmasks::Cmasks;
 use crate::exit_info;
 use crate::host::KernelHost;
 use crate::kfuncs::context_of;
-use crate::reg::{as_s32, from_s32};
+use crate::reg::as_s32;
 use crate::state::{Level, State};
 use crate::types::ctype::field;
 use crate::types::runqueue::rq;
@@ -49,12 +49,13 @@ impl<'a> Attached<'a> {
         self.vm
             .write_args(level.args, args)
             .expect("the level's block is mapped");
+        let contexts = context_of(op);
         let run = RunArgs {
             ctx: level.args,
-            contexts: context_of(op),
+            contexts,
         };
         let what = op.name(self.st.config.form);
-        self.enter(cx, what, |vm, host| {
+        self.enter(cx, what, contexts, |vm, host| {
             vm.run(prog, &run, host).map(|r| (r.ret, r.insns))
         })
     }
@@ -65,13 +66,14 @@ impl<'a> Attached<'a> {
         &mut self,
         cx: &mut Cx<'_>,
         what: &str,
+        context: ContextSet,
         run: impl FnOnce(&mut Vm, &mut KernelHost<'_, '_>) -> Result<(R, u64), Abort>,
     ) -> Option<R> {
         let now = cx.machine.now().as_ns();
         let this_rq = self.st.places.rq(cx.machine.this_cpu());
         self.vm.mem().put(this_rq, field!(rq, clock), now);
         self.vm.mem().put(this_rq, field!(rq, clock_task), now);
-        self.st.enter();
+        self.st.enter(context);
         let result = run(
             self.vm,
             &mut KernelHost {
@@ -90,8 +92,7 @@ impl<'a> Attached<'a> {
         match result {
             Ok((ret, _)) => Some(ret),
             Err(abort) => {
-                cx.core
-                    .kf_error(cx.machine, &format!("ops.{what}(): {abort}"));
+                cx.core.error(cx.machine, &format!("ops.{what}(): {abort}"));
                 self.st.abort.get_or_insert(abort);
                 None
             }
@@ -329,12 +330,11 @@ impl SchedOps for Attached<'_> {
     }
 
     fn timer(&mut self, cx: &mut Cx<'_>, key: u64) {
-        let Some(timer) = self.st.timers.get(&key).copied() else {
+        let Some((timer, context)) = self.st.timers.get(&key).copied() else {
             return;
         };
-        self.enter(cx, "timer", |vm, host| {
-            // The engine checks what its creator may call; a timer adds no rule of its own.
-            let result = vm.fire_timer(timer, ContextSet::ANY, host)?;
+        self.enter(cx, "timer", context, |vm, host| {
+            let result = vm.fire_timer(timer, context, host)?;
             Ok(((), result.map_or(0, |r| r.insns)))
         });
     }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use harena_abi::KernAddr;
 use harena_scx::{Op, OpsConfig};
 use harena_vm::{
-    Abort, GuestMem, MapId, NESTED_RUNS_MAX, OutOfGuestMemory, ProgId, Region, TimerId,
+    Abort, ContextSet, GuestMem, MapId, NESTED_RUNS_MAX, OutOfGuestMemory, ProgId, Region, TimerId,
 };
 
 use crate::cmasks::Cmasks;
@@ -46,14 +46,16 @@ pub(crate) struct State {
     pub(crate) kfuncs: Vec<&'static Kfunc>,
     /// Masks that `bpf_cpumask_create` made and nobody released.
     pub(crate) cpumasks: BTreeSet<KernAddr>,
-    /// Timers that were ever armed, by the key the machine knows.
-    pub(crate) timers: BTreeMap<u64, TimerId>,
+    /// Timers that were ever armed, by the key the machine knows, and what their callbacks
+    /// may call: what the program that armed them may.
+    pub(crate) timers: BTreeMap<u64, (TimerId, ContextSet)>,
     /// The pool and the per-CPU cmasks of a cid-form scheduler, from `prepare` to `release`.
     pub(crate) cmasks: Option<Cmasks>,
     /// Why the scheduler was ended, if its program did what a verifier would have refused.
     pub(crate) abort: Option<Abort>,
     levels: Vec<Level>,
-    depth: usize,
+    /// Contexts of the programs that run, the innermost last.
+    running: Vec<ContextSet>,
 }
 
 impl State {
@@ -79,28 +81,32 @@ impl State {
             cmasks: None,
             abort: None,
             levels,
-            depth: 0,
+            running: Vec::new(),
         })
     }
 
     /// The guest memory for a call made now; the deepest one beyond the limit, where the
     /// engine refuses to run.
     pub(crate) fn level(&self) -> Level {
-        self.levels[self.depth.min(self.levels.len() - 1)]
+        self.levels[self.running.len().min(self.levels.len() - 1)]
+    }
+
+    /// Where the innermost program runs.
+    pub(crate) fn context(&self) -> ContextSet {
+        self.running.last().copied().unwrap_or(ContextSet::ANY)
     }
 
     /// Whether no program runs.
     pub(crate) const fn is_outermost(&self) -> bool {
-        self.depth == 0
+        self.running.is_empty()
     }
 
-    pub(crate) const fn enter(&mut self) {
-        self.depth += 1;
+    pub(crate) fn enter(&mut self, context: ContextSet) {
+        self.running.push(context);
     }
 
-    pub(crate) const fn leave(&mut self) {
-        assert!(self.depth > 0, "enter and leave come in pairs");
-        self.depth -= 1;
+    pub(crate) fn leave(&mut self) {
+        self.running.pop().expect("enter and leave come in pairs");
     }
 }
 

@@ -41,7 +41,7 @@ pub(super) const INIT_CIDS: ContextSet = ContextSet(NUMBERING);
 
 /// The context of a program that implements `op`.
 #[must_use]
-pub fn context_of(op: Op) -> ContextSet {
+pub(crate) fn context_of(op: Op) -> ContextSet {
     ContextSet(match op {
         Op::SelectCpu | Op::Enqueue => ENQUEUEING,
         Op::Dispatch => DISPATCHING,
@@ -64,10 +64,4 @@ pub fn context_of(op: Op) -> ContextSet {
         | Op::Disable
         | Op::CpuAcquire => LOCKED,
     })
-}
-
-/// The context of a `SEC("syscall")` program.
-#[must_use]
-pub fn syscall_context() -> ContextSet {
-    ContextSet(SYSCALL)
 }

@@ -24,7 +24,7 @@ use harena_vm::{
     generic_kfuncs,
 };
 
-pub use context::{context_of, syscall_context};
+pub(crate) use context::context_of;
 
 use crate::places::TaskRef;
 use crate::state::State;
@@ -42,7 +42,7 @@ pub(crate) type Body = fn(&mut Kf<'_, '_, '_>, [u64; 5]) -> Result<u64, Abort>;
 
 /// One kfunc.
 #[derive(Clone, Copy, Debug)]
-pub struct Kfunc {
+pub(crate) struct Kfunc {
     /// Kernel name.
     pub name: &'static str,
     /// C prototype without the name.
@@ -78,7 +78,7 @@ macro_rules! kfuncs {
 pub(crate) use kfuncs;
 
 /// Every kfunc of the host; its position is its number.
-pub fn all() -> impl Iterator<Item = &'static Kfunc> {
+pub(crate) fn all() -> impl Iterator<Item = &'static Kfunc> {
     [
         dsq::KFUNCS,
         idle::KFUNCS,
@@ -95,7 +95,7 @@ pub fn all() -> impl Iterator<Item = &'static Kfunc> {
 
 /// The host's kfuncs as the engine wants them.
 #[must_use]
-pub fn descs() -> Vec<KfuncDesc> {
+pub(crate) fn descs() -> Vec<KfuncDesc> {
     (0..)
         .zip(all())
         .map(|(id, kfunc)| KfuncDesc {
@@ -110,7 +110,7 @@ pub fn descs() -> Vec<KfuncDesc> {
 
 /// Name, number and prototype of every kfunc that programs can be linked against: the
 /// host's, and those that the engine provides itself.
-pub fn linkable() -> impl Iterator<Item = (&'static str, u32, Proto)> {
+pub(crate) fn linkable() -> impl Iterator<Item = (&'static str, u32, Proto)> {
     let host = (0..)
         .zip(all())
         .map(|(id, kfunc)| (kfunc.name, id, Proto::parse(kfunc.proto).1));

@@ -1,0 +1,89 @@
+//! Loading the committed objects and running them.
+
+use harena_abi::Nanos;
+use harena_bpf::btf::Value;
+use harena_bpf::{GlobalValue, Object};
+use harena_kernel::{BpfScheduler, LoadError, LoadOptions};
+use harena_sim::{Outcome, SimConfig, Simulation, Workload, parse_topology};
+
+/// The committed object `bpf/{name}.bpf.o`.
+pub fn object(name: &str) -> Object {
+    let path = format!("{}/../../bpf/{name}.bpf.o", env!("CARGO_MANIFEST_DIR"));
+    let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
+    Object::parse(&format!("{name}.bpf.o"), &bytes).unwrap()
+}
+
+/// Settings as a command line would give them.
+pub fn options(sets: &[(&str, &str)]) -> LoadOptions {
+    LoadOptions {
+        sets: sets
+            .iter()
+            .map(|(path, value)| ((*path).to_owned(), GlobalValue::from_text(value)))
+            .collect(),
+        ..LoadOptions::default()
+    }
+}
+
+/// The error of loading `name`, which must fail.
+pub fn load_error(name: &str) -> LoadError {
+    let topology = parse_topology("1n1l4c1t").unwrap();
+    BpfScheduler::load(object(name), &LoadOptions::default(), &topology)
+        .map(|_| ())
+        .expect_err("must not load")
+}
+
+/// What to run.
+pub struct Run<'a> {
+    pub name: &'a str,
+    pub sets: &'a [(&'a str, &'a str)],
+    pub topology: &'a str,
+    pub workload: Workload,
+    pub ms: u64,
+}
+
+impl<'a> Run<'a> {
+    /// A mixed workload on 8 CPUs for a moment.
+    pub fn mixed(name: &'a str) -> Self {
+        Self {
+            name,
+            sets: &[],
+            topology: "2n1l2c2t",
+            workload: Workload::mixed(),
+            ms: 300,
+        }
+    }
+
+    /// Runs it to its end.
+    pub fn go(self) -> (Outcome, BpfScheduler) {
+        self.go_with(|_| {})
+    }
+
+    /// Runs it with other load options.
+    pub fn go_with(self, change: impl FnOnce(&mut LoadOptions)) -> (Outcome, BpfScheduler) {
+        let topology = parse_topology(self.topology).unwrap();
+        let mut options = options(self.sets);
+        change(&mut options);
+        let (scheduler, image) =
+            BpfScheduler::load(object(self.name), &options, &topology).unwrap();
+        let mut config = SimConfig::new(topology, self.workload);
+        config.duration = Nanos::from_ms(self.ms);
+        config.checks = harena_sim::CheckTier::Full;
+        let mut simulation = Simulation::new(config, scheduler, image, None).unwrap();
+        let outcome = simulation.run(&mut |_| {}).unwrap();
+        (outcome, simulation.into_parts().0)
+    }
+}
+
+/// A workload of one task group.
+pub fn workload(tasks: &str) -> Workload {
+    let text = format!("{{ \"tasks\": {{ {tasks} }} }}");
+    Workload::parse("test.json", text.as_bytes()).unwrap()
+}
+
+/// An integer global.
+pub fn int(scheduler: &BpfScheduler, path: &str) -> i128 {
+    match scheduler.global(path).unwrap() {
+        Value::Int(value) => value,
+        other => panic!("{path} is {other}"),
+    }
+}
