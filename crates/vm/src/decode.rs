@@ -16,6 +16,8 @@ use harena_bpf::isa::op::{
 };
 use harena_bpf::isa::op::{BPF_B, BPF_LD, PseudoCall};
 
+use crate::space::Space;
+
 /// Bytes of stack one frame has.
 pub(crate) const FRAME_SIZE: i32 = 512;
 /// The frame pointer.
@@ -25,33 +27,70 @@ const CAST_TO_KERNEL: i32 = 1;
 /// The same for 1 <- 0.
 const CAST_TO_USER: i32 = 1 << 16;
 macro_rules! opcodes {
-    ($($name:ident)*) => {
+    ($($class:ident: $($name:ident)*;)*) => {
         /// What to do. `K`: with the immediate; `X`: with the source register.
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         #[repr(u8)]
-        pub(crate) enum OpCode { $($name,)* }
+        pub(crate) enum OpCode { $($($name,)*)* }
+
+        impl OpCode {
+            /// The family it belongs to.
+            pub(crate) const fn class(self) -> Class {
+                match self { $($(Self::$name)|* => Class::$class,)* }
+            }
+        }
     };
 }
 
 opcodes! {
-    Add64K Add64X Add32K Add32X Sub64K Sub64X Sub32K Sub32X Mul64K Mul64X Mul32K Mul32X
-    Div64K Div64X Div32K Div32X Mod64K Mod64X Mod32K Mod32X
-    SDiv64K SDiv64X SDiv32K SDiv32X SMod64K SMod64X SMod32K SMod32X
-    Or64K Or64X Or32K Or32X And64K And64X And32K And32X Xor64K Xor64X Xor32K Xor32X
-    Lsh64K Lsh64X Lsh32K Lsh32X Rsh64K Rsh64X Rsh32K Rsh32X Arsh64K Arsh64X Arsh32K Arsh32X
-    Mov64K Mov64X Mov32K Mov32X Neg64 Neg32
-    MovSx8To64 MovSx16To64 MovSx32To64 MovSx8To32 MovSx16To32
-    Keep64 Keep16 Keep32 Swap16 Swap32 Swap64 CastToKernel CastToUser
-    Ja MayGoto
-    Jeq64K Jeq64X Jeq32K Jeq32X Jne64K Jne64X Jne32K Jne32X Jset64K Jset64X Jset32K Jset32X
-    Jgt64K Jgt64X Jgt32K Jgt32X Jge64K Jge64X Jge32K Jge32X
-    Jlt64K Jlt64X Jlt32K Jlt32X Jle64K Jle64X Jle32K Jle32X
-    Jsgt64K Jsgt64X Jsgt32K Jsgt32X Jsge64K Jsge64X Jsge32K Jsge32X
-    Jslt64K Jslt64X Jslt32K Jslt32X Jsle64K Jsle64X Jsle32K Jsle32X
-    LdImm64 Ldx8 Ldx16 Ldx32 Ldx64 Ldsx8 Ldsx16 Ldsx32 LdAcq8 LdAcq16 LdAcq32 LdAcq64
-    St8 St16 St32 St64 Stx8 Stx16 Stx32 Stx64 StRel8 StRel16 StRel32 StRel64
-    Atomic32 Atomic64 StackBounds
-    CallHelper CallFunction CallKfunc Exit Poison Hole FellOff
+    AluK: Add64K Add32K Sub64K Sub32K Mul64K Mul32K Div64K Div32K Mod64K Mod32K
+        SDiv64K SDiv32K SMod64K SMod32K Or64K Or32K And64K And32K Xor64K Xor32K
+        Lsh64K Lsh32K Rsh64K Rsh32K Arsh64K Arsh32K Neg64 Neg32
+        Keep64 Keep16 Keep32 Swap16 Swap32 Swap64;
+    AluX: Add64X Add32X Sub64X Sub32X Mul64X Mul32X Div64X Div32X Mod64X Mod32X
+        SDiv64X SDiv32X SMod64X SMod32X Or64X Or32X And64X And32X Xor64X Xor32X
+        Lsh64X Lsh32X Rsh64X Rsh32X Arsh64X Arsh32X;
+    Move: Mov64X Mov32X MovSx8To64 MovSx16To64 MovSx32To64 MovSx8To32 MovSx16To32;
+    Set: Mov64K Mov32K LdImm64;
+    CastToKernel: CastToKernel;
+    CastToUser: CastToUser;
+    Jump: Ja;
+    Branch: MayGoto
+        Jeq64K Jeq64X Jeq32K Jeq32X Jne64K Jne64X Jne32K Jne32X
+        Jset64K Jset64X Jset32K Jset32X
+        Jgt64K Jgt64X Jgt32K Jgt32X Jge64K Jge64X Jge32K Jge32X
+        Jlt64K Jlt64X Jlt32K Jlt32X Jle64K Jle64X Jle32K Jle32X
+        Jsgt64K Jsgt64X Jsgt32K Jsgt32X Jsge64K Jsge64X Jsge32K Jsge32X
+        Jslt64K Jslt64X Jslt32K Jslt32X Jsle64K Jsle64X Jsle32K Jsle32X;
+    Load: Ldx8 Ldx16 Ldx32 Ldx64 Ldsx8 Ldsx16 Ldsx32 LdAcq8 LdAcq16 LdAcq32 LdAcq64;
+    Store: St8 St16 St32 St64 Stx8 Stx16 Stx32 Stx64 StRel8 StRel16 StRel32 StRel64;
+    Atomic: Atomic32 Atomic64;
+    Call: CallHelper CallKfunc;
+    CallFunction: CallFunction;
+    Exit: Exit;
+    End: StackBounds Poison Hole FellOff;
+}
+
+/// Families of operations.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Class {
+    AluK,
+    AluX,
+    Move,
+    /// A register gets a constant.
+    Set,
+    CastToKernel,
+    CastToUser,
+    Load,
+    Store,
+    Atomic,
+    Jump,
+    Branch,
+    Call,
+    CallFunction,
+    Exit,
+    /// Ends the run.
+    End,
 }
 
 /// Kinds of atomic read-modify-write.
@@ -73,6 +112,8 @@ pub(crate) struct Op {
     pub(crate) src: u8,
     /// Bytes accessed, for [`OpCode::StackBounds`].
     pub(crate) size: u8,
+    /// Where a memory access leads.
+    pub(crate) space: Space,
     /// Memory offset, or the jump target as a slot number.
     pub(crate) off: i32,
     /// Immediate, sign-extended; number of the helper, kfunc or atomic operation.
@@ -124,6 +165,7 @@ const fn plain(code: OpCode) -> Op {
         dst: 0,
         src: 0,
         size: 0,
+        space: Space::Either,
         off: 0,
         imm: 0,
     }
@@ -392,6 +434,7 @@ fn memory(code: OpCode, insn: Insn, base: u8) -> Op {
         dst: insn.dst,
         src: insn.src,
         size,
+        space: Space::Either,
         off,
         imm: sext(insn.imm),
     }

@@ -29,6 +29,7 @@ mod mem;
 mod program;
 mod region;
 mod report;
+mod space;
 mod stream;
 mod struct_ops;
 mod timer;

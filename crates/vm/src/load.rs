@@ -17,6 +17,7 @@ use crate::layout::{MAP_OBJECT_STRIDE, Region, TEXT_BASE, TEXT_SHIFT};
 use crate::maps::{self, Map, MapId, MapKind, Storage};
 use crate::mem::GuestMem;
 use crate::program::{Executable, ProgId, Program};
+use crate::space;
 use crate::struct_ops::{StructOpsId, StructOpsMap};
 use crate::vm::{Loaded, Streams, Vm};
 
@@ -156,6 +157,10 @@ impl ProgramLoader<'_> {
                 self.check_function(slot, op.off)?;
             }
         }
+        if self.arena.is_some() {
+            let starts: Vec<u32> = self.linked.funcs.iter().map(|f| f.start).collect();
+            space::mark(&mut code.ops, &starts, &self.entries());
+        }
         Ok(Program {
             id: self.id,
             linked: LinkedProgram {
@@ -251,6 +256,15 @@ impl ProgramLoader<'_> {
             }
             Some(PseudoLoad::BtfId) | None => Err(bad("ldimm64 of an unknown sort")),
         }
+    }
+
+    /// Functions that are entered from outside: the program itself and its callbacks.
+    fn entries(&self) -> Vec<u32> {
+        let callbacks = (1u32..).zip(&self.linked.insns).filter_map(|(next, insn)| {
+            let is_func = insn.pseudo_load() == Some(PseudoLoad::Func);
+            next.checked_add_signed(insn.imm).filter(|_| is_func)
+        });
+        std::iter::once(0).chain(callbacks).collect()
     }
 
     /// Arena globals are named by their user address.

@@ -189,7 +189,8 @@ impl GuestMem {
         if heap_offset(addr.raw(), len, HEAP_START).is_some() {
             return Ok(self.at(addr.raw()));
         }
-        self.in_some_arena(addr.raw(), len)
+        self.arena_at(addr.raw())
+            .and_then(|(arena, offset)| self.in_arena(arena, offset, len))
             .ok_or(MemFault { addr, len, access })
     }
 
@@ -203,14 +204,13 @@ impl GuestMem {
         unsafe { self.base.add(host_size(offset)) }
     }
 
-    /// Host address of a kernel address in an arena's window, if all its pages are there.
-    #[cold]
-    fn in_some_arena(&self, addr: u64, len: u64) -> Option<NonNull<u8>> {
+    /// The arena whose area holds a kernel address, and the offset from its 32-bit offset 0.
+    fn arena_at(&self, addr: u64) -> Option<(&Arena, i64)> {
         let offset = addr.checked_sub(ARENAS_START)?;
         let index = usize::try_from(offset / ARENA_STRIDE).ok()?;
         let arena = self.arenas.get(index)?.get()?;
         let offset = addr.wrapping_sub(arena.kern_vm_start().raw());
-        self.in_arena(arena, offset.cast_signed(), len)
+        Some((arena, offset.cast_signed()))
     }
 
     /// Host address of `len` bytes at `offset` from an arena's 32-bit offset 0, if there is a
@@ -248,32 +248,52 @@ impl GuestMem {
     /// An atomic read-modify-write of a program, giving the old value. A word that is not
     /// aligned is read and written in two steps, as no other thread may rely on it.
     pub(crate) fn atomic<T: Word>(&self, addr: u64, request: Atomic) -> Option<u64> {
-        heap_offset(addr, T::LEN, HEAP_WRITABLE)?;
+        if heap_offset(addr, T::LEN, HEAP_WRITABLE).is_none() {
+            let (arena, offset) = self.arena_at(addr)?;
+            return self.atomic_in::<T>(arena, offset, request);
+        }
         // SAFETY: the bytes lie in the heap, which is mapped.
         Some(unsafe { update::<T>(self.at(addr), request) })
     }
 
-    /// [`GuestMem::load`] of a kernel address in an arena's window.
-    pub(crate) fn load_window<T: Scalar>(&self, addr: u64) -> Option<u64> {
-        let at = self.in_some_arena(addr, T::LEN)?;
+    /// [`GuestMem::load`] from an offset of an arena.
+    pub(crate) fn load_in<T: Scalar>(&self, arena: &Arena, offset: i64) -> Option<u64> {
+        let at = self.in_arena(arena, offset, T::LEN)?;
         // SAFETY: the pages are there; should another thread free one now, the read faults and
         // is recovered for the running program.
         Some(unsafe { read::<T>(at) }.to_reg())
     }
 
-    /// [`GuestMem::store`] to a kernel address in an arena's window.
-    pub(crate) fn store_window<T: Scalar>(&self, addr: u64, value: u64) -> Option<()> {
-        let at = self.in_some_arena(addr, T::LEN)?;
-        // SAFETY: as in `load_window`.
+    /// [`GuestMem::store`] to an offset of an arena.
+    pub(crate) fn store_in<T: Scalar>(&self, arena: &Arena, offset: i64, value: u64) -> Option<()> {
+        let at = self.in_arena(arena, offset, T::LEN)?;
+        // SAFETY: as in `load_in`.
         unsafe { write(at, T::from_reg(value)) };
         Some(())
     }
 
-    /// [`GuestMem::atomic`] on a kernel address in an arena's window.
-    pub(crate) fn atomic_window<T: Word>(&self, addr: u64, request: Atomic) -> Option<u64> {
-        let at = self.in_some_arena(addr, T::LEN)?;
-        // SAFETY: as in `load_window`.
+    /// [`GuestMem::atomic`] at an offset of an arena.
+    pub(crate) fn atomic_in<T: Word>(
+        &self,
+        arena: &Arena,
+        offset: i64,
+        request: Atomic,
+    ) -> Option<u64> {
+        let at = self.in_arena(arena, offset, T::LEN)?;
+        // SAFETY: as in `load_in`.
         Some(unsafe { update::<T>(at, request) })
+    }
+
+    /// [`GuestMem::load`] of a kernel address in an arena's window.
+    pub(crate) fn load_window<T: Scalar>(&self, addr: u64) -> Option<u64> {
+        let (arena, offset) = self.arena_at(addr)?;
+        self.load_in::<T>(arena, offset)
+    }
+
+    /// [`GuestMem::store`] to a kernel address in an arena's window.
+    pub(crate) fn store_window<T: Scalar>(&self, addr: u64, value: u64) -> Option<()> {
+        let (arena, offset) = self.arena_at(addr)?;
+        self.store_in::<T>(arena, offset, value)
     }
 }
 

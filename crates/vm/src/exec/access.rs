@@ -11,11 +11,12 @@ use harena_abi::bpf::BPF_F_NO_USER_CONV;
 use harena_arena::Arena;
 use harena_arena_fault::Access;
 
-use crate::decode::AtomicOp;
+use crate::decode::{AtomicOp, Op};
 use crate::host::Host;
 use crate::mem::{Scalar, Word};
 use crate::program::Program;
 use crate::report;
+use crate::space::Space;
 use crate::violation::ViolationKind;
 use crate::vm::Vm;
 
@@ -47,20 +48,58 @@ impl ArenaView {
         }
         self.user_high | u64::from(low)
     }
+}
 
-    /// Kernel address of an access through a register that a cast made; the offset may reach
-    /// into the guards.
-    fn kernel_address(&self, (base, off): At) -> Option<u64> {
-        let low = u32::try_from(base).ok()?;
-        let offset = i64::from(low) + i64::from(off);
-        Some(self.arena.kern_vm_start().raw().wrapping_add_signed(offset))
+/// Where an access goes: base register and offset, and what is known of the register.
+#[derive(Clone, Copy)]
+pub(super) struct At {
+    base: u64,
+    off: i64,
+    space: Space,
+}
+
+impl At {
+    pub(super) fn of(op: &Op, base: u64) -> Self {
+        Self {
+            base,
+            off: i64::from(op.off),
+            space: op.space,
+        }
     }
 
-    /// The user address that a report names.
-    fn reported(&self, (base, off): At) -> u64 {
-        self.user_high
-            .wrapping_add(base & 0xffff_ffff)
-            .wrapping_add_signed(i64::from(off))
+    /// The arena, if the access goes there, and the offset from its 32-bit offset 0, which may
+    /// reach into the guards. Only the low 32 bits of an arena pointer count.
+    fn in_arena<'a>(&self, view: Option<&'a ArenaView>) -> Option<(&'a ArenaView, i64)> {
+        let low = self.base & 0xffff_ffff;
+        let is_arena = match self.space {
+            Space::Arena => true,
+            Space::Kernel => false,
+            Space::Either => low == self.base,
+        };
+        let offset = low.cast_signed() + self.off;
+        view.filter(|_| is_arena).map(|view| (view, offset))
+    }
+
+    fn kernel_address(&self) -> u64 {
+        self.base.wrapping_add_signed(self.off)
+    }
+
+    fn report(
+        &self,
+        vm: &mut Vm,
+        host: &dyn Host,
+        program: &Program,
+        view: Option<&ArenaView>,
+        access: Access,
+    ) {
+        let (kind, addr) = match self.in_arena(view) {
+            Some((view, offset)) => {
+                let addr = view.user_high.wrapping_add_signed(offset);
+                (ViolationKind::Arena, addr)
+            }
+            None => (ViolationKind::Wild, self.kernel_address()),
+        };
+        report::violation(vm, host, program, (kind, access), addr);
     }
 }
 
@@ -88,60 +127,22 @@ impl Atomic {
     }
 }
 
-/// Where an access goes: base register and offset.
-type At = (u64, i32);
-
-/// Where an access leads that is not plain heap.
-enum Target {
-    /// Through a cast pointer into the program's arena.
-    Arena { addr: u64, reported: u64 },
-    /// Anywhere else.
-    Kernel { addr: u64 },
-}
-
-impl Target {
-    fn of(arena: Option<&ArenaView>, at: At) -> Self {
-        let (base, off) = at;
-        let kernel = Self::Kernel {
-            addr: base.wrapping_add_signed(i64::from(off)),
-        };
-        let Some(view) = arena else { return kernel };
-        view.kernel_address(at).map_or(kernel, |addr| Self::Arena {
-            addr,
-            reported: view.reported(at),
-        })
-    }
-
-    /// The kernel address to try.
-    fn addr(&self) -> u64 {
-        match self {
-            Self::Arena { addr, .. } | Self::Kernel { addr } => *addr,
-        }
-    }
-
-    fn report(&self, vm: &mut Vm, host: &dyn Host, program: &Program, access: Access) {
-        let (kind, addr) = match self {
-            Self::Arena { reported, .. } => (ViolationKind::Arena, *reported),
-            Self::Kernel { addr } => (ViolationKind::Wild, *addr),
-        };
-        report::violation(vm, host, program, (kind, access), addr);
-    }
-}
-
 /// A load; 0 if it faults.
 pub(super) fn load<T: Scalar>(
     vm: &mut Vm,
     host: &mut dyn Host,
     program: &Program,
-    arena: Option<&ArenaView>,
+    view: Option<&ArenaView>,
     at: At,
 ) -> u64 {
-    let target = Target::of(arena, at);
-    if let Some(value) = vm.mem.load_window::<T>(target.addr()) {
-        return value;
-    }
-    target.report(vm, host, program, Access::Read);
-    0
+    let value = match at.in_arena(view) {
+        Some((view, offset)) => vm.mem.load_in::<T>(&view.arena, offset),
+        None => vm.mem.load_window::<T>(at.kernel_address()),
+    };
+    value.unwrap_or_else(|| {
+        at.report(vm, host, program, view, Access::Read);
+        0
+    })
 }
 
 /// A store; dropped if it faults.
@@ -149,12 +150,15 @@ pub(super) fn store<T: Scalar>(
     vm: &mut Vm,
     host: &mut dyn Host,
     program: &Program,
-    arena: Option<&ArenaView>,
+    view: Option<&ArenaView>,
     (at, value): (At, u64),
 ) {
-    let target = Target::of(arena, at);
-    if vm.mem.store_window::<T>(target.addr(), value).is_none() {
-        target.report(vm, host, program, Access::Write);
+    let stored = match at.in_arena(view) {
+        Some((view, offset)) => vm.mem.store_in::<T>(&view.arena, offset, value),
+        None => vm.mem.store_window::<T>(at.kernel_address(), value),
+    };
+    if stored.is_none() {
+        at.report(vm, host, program, view, Access::Write);
     }
 }
 
@@ -163,18 +167,15 @@ pub(super) fn atomic<T: Word>(
     vm: &mut Vm,
     host: &mut dyn Host,
     program: &Program,
-    arena: Option<&ArenaView>,
+    view: Option<&ArenaView>,
     (at, request): (At, Atomic),
 ) -> Option<u64> {
-    let target = Target::of(arena, at);
-    let addr = target.addr();
-    let old = match target {
-        Target::Kernel { .. } => vm.mem.atomic::<T>(addr, request),
-        Target::Arena { .. } => None,
+    let old = match at.in_arena(view) {
+        Some((view, offset)) => vm.mem.atomic_in::<T>(&view.arena, offset, request),
+        None => vm.mem.atomic::<T>(at.kernel_address(), request),
     };
-    let old = old.or_else(|| vm.mem.atomic_window::<T>(addr, request));
     if old.is_none() {
-        target.report(vm, host, program, Access::Write);
+        at.report(vm, host, program, view, Access::Write);
     }
     old
 }

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use super::access::{self, ArenaView};
+use super::access::{self, ArenaView, At};
 use super::alu;
 use super::{frame_pointer, push_frame};
 use crate::decode::{AtomicOp, Code, Op, OpCode, atomic_op};
@@ -59,17 +59,17 @@ impl Outside<'_> {
     }
 
     #[inline(never)]
-    fn load<T: Scalar>(&mut self, pc: usize, base: u64, off: i32) -> u64 {
+    fn load<T: Scalar>(&mut self, pc: usize, op: &Op, base: u64) -> u64 {
         self.at(pc);
         let arena = self.arena.as_ref();
-        access::load::<T>(self.vm, self.host, self.program, arena, (base, off))
+        access::load::<T>(self.vm, self.host, self.program, arena, At::of(op, base))
     }
 
     #[inline(never)]
-    fn store<T: Scalar>(&mut self, pc: usize, base: u64, off: i32, value: u64) {
+    fn store<T: Scalar>(&mut self, pc: usize, op: &Op, base: u64, value: u64) {
         self.at(pc);
         let arena = self.arena.as_ref();
-        let request = ((base, off), value);
+        let request = (At::of(op, base), value);
         access::store::<T>(self.vm, self.host, self.program, arena, request);
     }
 
@@ -85,7 +85,7 @@ impl Outside<'_> {
             expected: r[0],
         };
         let arena = self.arena.as_ref();
-        let request = ((base, op.off), request);
+        let request = (At::of(op, base), request);
         let old = access::atomic::<T>(self.vm, self.host, self.program, arena, request);
         // A faulting atomic leaves its registers as they were.
         let Some(old) = old else { return };
@@ -174,7 +174,7 @@ pub(super) fn run(
             ($t:ty) => {
                 match mem.load::<$t>(offset(r[s], op.off)) {
                     Some(value) => value,
-                    None => out.load::<$t>(pc, r[s], op.off),
+                    None => out.load::<$t>(pc, op, r[s]),
                 }
             };
         }
@@ -182,7 +182,7 @@ pub(super) fn run(
             ($t:ty, $value:expr) => {{
                 let value = $value;
                 if mem.store::<$t>(offset(r[d], op.off), value).is_none() {
-                    out.store::<$t>(pc, r[d], op.off, value);
+                    out.store::<$t>(pc, op, r[d], value);
                 }
             }};
         }

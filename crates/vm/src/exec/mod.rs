@@ -86,6 +86,10 @@ fn in_scope(
     entry: &Entry,
 ) -> Result<u64, Abort> {
     let arena = program.arena.and_then(|map| vm.arena(map)).cloned();
+    if arena.is_none() && vm.runs.len() == 1 {
+        // Nothing to recover for, and no outer program whose arena could be meant.
+        return call_function(vm, host, program, entry.slot, entry.args);
+    }
     let tag = ProgramTag::new(program.id.raw());
     let scope = ProgramScope::enter(tag, arena.as_deref(), host.cpu());
     let _scope = scope.map_err(|error| {

@@ -317,10 +317,11 @@ fn creation_errors_are_the_kernels() {
     let load = |map: LinkedMap| {
         let mut vm = Vm::new(VmConfig::new(1)).unwrap();
         let prog = program("main", "r0 = 0; exit");
-        match vm.load(&object(vec![prog], vec![map]), KFUNCS).unwrap_err() {
-            VmLoadError::Map { errno, .. } => errno,
-            other => panic!("{other}"),
-        }
+        let error = vm.load(&object(vec![prog], vec![map]), KFUNCS).unwrap_err();
+        let VmLoadError::Map { errno, .. } = error else {
+            panic!("{error}");
+        };
+        errno
     };
     assert_eq!(load(map(MapType::ARENA, 0, 0, 1)), Errno::EINVAL);
     assert_eq!(load(arena(0)), Errno::EINVAL);
@@ -346,4 +347,38 @@ fn creation_errors_are_the_kernels() {
         }),
         Errno::EINVAL
     );
+}
+
+/// What a register can hold decides where an access goes, not its value alone: a kernel pointer
+/// that is NULL must not lead into the arena, though its page 0 is there.
+#[test]
+fn only_cast_pointers_lead_into_the_arena() {
+    let kinds = |body: &str| {
+        let mut bench = bench(&format!("{}\n*(u64 *)(r6 + 8) = 42\n{body}", alloc_one()));
+        let r0 = bench.run(0);
+        let kinds: Vec<_> = bench.vm.violations().iter().map(|v| v.kind).collect();
+        (r0, kinds)
+    };
+    let wild = vec![ViolationKind::Wild];
+    // The context is NULL here; a constant is no arena pointer either.
+    assert_eq!(
+        kinds("r1 = *(u64 *)(r10 - 8); r0 = *(u64 *)(r1 + 8)"),
+        (0, wild.clone())
+    );
+    assert_eq!(kinds("r1 = 0; r0 = *(u64 *)(r1 + 8)"), (0, wild));
+    // Arithmetic, spills, calls and returns keep what a cast made; only low halves count.
+    let reaches = [
+        "r1 = r6; r1 += 16; r1 -= 16; r0 = *(u64 *)(r1 + 8)",
+        "r1 = 8; r1 += r6; r0 = *(u64 *)(r1 + 0)",
+        "r1 = r6; r2 = 0x100000000 ll; r1 += r2; r0 = *(u64 *)(r1 + 8)",
+        "r1 = r6; r1 += 8; *(u64 *)(r10 - 16) = r1; r1 = 0; r2 = *(u64 *)(r10 - 16); r0 = *(u64 *)(r2 + 0)",
+        "r1 = r6; call sub; goto out; sub: r0 = *(u64 *)(r1 + 8); exit; out: r0 += 0",
+        "r1 = r6; call sub; r0 = *(u64 *)(r0 + 0); goto out; sub: r0 = r1; r0 += 8; exit; out: r0 += 0",
+    ];
+    for body in reaches {
+        assert_eq!(kinds(body), (42, Vec::new()), "{body}");
+    }
+    // Where both come together, the value decides.
+    let both = "r1 = r6; if r0 != 0 goto on; r1 = r10; r1 += -16; on: r0 = *(u64 *)(r1 + 8)";
+    assert_eq!(kinds(both), (42, Vec::new()));
 }

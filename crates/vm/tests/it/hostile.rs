@@ -24,6 +24,10 @@ fn abort(text: &str) -> AbortCause {
 fn wild_pointers_are_contained_and_reported() {
     let host = Box::new(0x5a5a_5a5a_u64);
     let host_heap = std::ptr::from_ref(&*host).addr() as u64;
+    #[expect(
+        clippy::fn_to_numeric_cast_any,
+        reason = "the address is what is tried"
+    )]
     let own_code = (wild_pointers_are_contained_and_reported as fn() as *const ()).addr() as u64;
     let mut wild = vec![
         0,
