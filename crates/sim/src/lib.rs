@@ -14,6 +14,7 @@
 //! | `workload`, `task` | what tasks do, and how far they are |
 //! | `queue` | what happens next |
 //! | `hardware` | when code runs on which CPU, and what it costs |
+//! | `boot`, `steps` | how tasks come to be, and what they do on a CPU |
 //! | `simulation` | the run from boot to outcome |
 //! | `check` | whether the core kept its promises |
 //! | `metrics` | what is measured |
@@ -63,23 +64,27 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::float_arithmetic)]
 
+mod boot;
 mod check;
 mod config;
+mod error;
 mod hardware;
 mod json;
 mod metrics;
 mod queue;
 mod random;
 mod simulation;
+mod steps;
 mod task;
 pub mod topology;
 pub mod workload;
 
 pub use check::Violation;
 pub use config::{CheckTier, Costs, Progress, SimConfig};
+pub use error::{ConfigError, SimError};
 pub use json::JsonError;
 pub use metrics::{CpuMetrics, GroupMetrics, Latency, Outcome};
-pub use simulation::{ConfigError, SimError, Simulation};
+pub use simulation::Simulation;
 pub use topology::{
     CAPACITY_MAX, MAX_CPUS, TopologyError, default_topology, parse_topology, parse_topology_file,
 };

@@ -13,21 +13,17 @@
 
 use std::collections::BTreeMap;
 
-use harena_abi::{Cpu, Errno, Nanos, SimTime, Tid};
-use harena_scx::{
-    Alarm, Core, CoreConfig, CpuSet, EnableError, Env, Image, Leave, Op, SchedOps, TaskSpec,
-    TaskView,
-};
-use harena_trace::{Mark, Recorder, Sink, WakeCause, What};
+use harena_abi::{Cpu, SimTime, Tid};
+use harena_scx::{Alarm, Core, CoreConfig, CpuSet, Env, Image, Leave, Op, SchedOps};
+use harena_trace::{Recorder, Sink, WakeCause, What};
 
-use crate::check::{Checkers, Violation};
+use crate::boot::check_config;
+use crate::check::Checkers;
 use crate::config::{Progress, SimConfig};
+use crate::error::{ConfigError, SimError};
 use crate::hardware::Hardware;
 use crate::metrics::{GroupMetrics, Outcome};
 use crate::queue::Pending;
-use crate::random::Stream;
-use crate::task::{Cursor, Next, Task, Work, timer_next};
-use crate::workload::{Phase, Policy, Properties, Step, TaskDef, TimerId, TimerMode};
 
 /// Events between two progress reports.
 const REPORT_EVERY: u64 = 1 << 16;
@@ -35,83 +31,19 @@ const REPORT_EVERY: u64 = 1 << 16;
 /// Events that may happen without time passing.
 const MAX_EVENTS_AT_ONCE: u64 = 50_000_000;
 
-/// Steps that a task may take without time passing.
-const MAX_STEPS_AT_ONCE: u32 = 1_000_000;
-
-/// Settings that do not fit together.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// A task is pinned to a CPU that does not exist.
-    #[error("task `{task}` names CPU {cpu}, the machine has {nr_cpus} (0 to {})", nr_cpus - 1)]
-    NoSuchCpu {
-        /// The task.
-        task: String,
-        /// The CPU it names.
-        cpu: Cpu,
-        /// CPUs of the machine.
-        nr_cpus: u32,
-    },
-    /// A run without time.
-    #[error("the duration is zero")]
-    NoDuration,
-    /// No tick, or more than one per nanosecond.
-    #[error("{hz} ticks per second are not in 1 to 1000000")]
-    Hz {
-        /// What was asked for.
-        hz: u32,
-    },
-    /// A CPU that executes nothing.
-    #[error("a CPU needs to execute at least 1 instruction per microsecond")]
-    NoInsns,
-}
-
-/// Why a run has no outcome.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum SimError {
-    /// The scheduler was refused before anything ran.
-    #[error("failed to attach the scheduler")]
-    Enable(#[from] EnableError),
-    /// The core or the machine broke a rule.
-    #[error("internal error")]
-    Check(#[from] Violation),
-    /// Events follow each other without time passing.
-    #[error("time stands still at {} ns: {events} events, the last `{last}` (seed {seed})", now.as_ns())]
-    Stuck {
-        /// When.
-        now: SimTime,
-        /// How many.
-        events: u64,
-        /// The last of them.
-        last: String,
-        /// The run's seed.
-        seed: u64,
-    },
-    /// A task's program loops without using time.
-    #[error("task `{task}` takes {steps} steps of its program without using any time")]
-    EndlessProgram {
-        /// The task's name in the workload.
-        task: String,
-        /// How many it took.
-        steps: u32,
-    },
-    /// `run` was called twice.
-    #[error("this simulation has run already")]
-    Finished,
-}
-
 /// A machine, its workload and a scheduler, ready to run once.
 #[derive(Debug)]
 pub struct Simulation<S> {
-    core: Core,
-    ops: S,
-    hw: Hardware,
-    config: SimConfig,
+    pub(crate) core: Core,
+    pub(crate) ops: S,
+    pub(crate) hw: Hardware,
+    pub(crate) config: SimConfig,
     end: SimTime,
-    all_cpus: CpuSet,
-    group_of_def: Vec<usize>,
-    shared_timers: Vec<Option<SimTime>>,
+    pub(crate) all_cpus: CpuSet,
+    pub(crate) group_of_def: Vec<usize>,
+    pub(crate) shared_timers: Vec<Option<SimTime>>,
     /// Instances that exist or are still to be forked.
-    alive: u64,
+    pub(crate) alive: u64,
     events: u64,
     events_at_once: u64,
     finished: bool,
@@ -221,7 +153,7 @@ impl<S: SchedOps> Simulation<S> {
         }
     }
 
-    fn env(&mut self) -> (&mut Core, Env<'_>) {
+    pub(crate) fn env(&mut self) -> (&mut Core, Env<'_>) {
         let env = Env {
             ops: &mut self.ops,
             machine: &mut self.hw,
@@ -315,7 +247,7 @@ impl<S: SchedOps> Simulation<S> {
     }
 
     /// IRQ work, exits and checks at the end of an event.
-    fn after_event(&mut self) -> Result<(), SimError> {
+    pub(crate) fn after_event(&mut self) -> Result<(), SimError> {
         loop {
             while let Some(cpu) = self.hw.take_irq_work() {
                 self.hw.enter(cpu);
@@ -337,7 +269,7 @@ impl<S: SchedOps> Simulation<S> {
         }
     }
 
-    fn schedule(&mut self, cpu: Cpu, leave: Leave) {
+    pub(crate) fn schedule(&mut self, cpu: Cpu, leave: Leave) {
         self.hw.clear_resched(cpu);
         let (core, mut env) = self.env();
         let switched = core.schedule(&mut env, cpu, leave);
@@ -364,7 +296,7 @@ impl<S: SchedOps> Simulation<S> {
     }
 
     /// The first wakeup, on the CPU that forked the task.
-    fn start(&mut self, p: Tid) {
+    pub(crate) fn start(&mut self, p: Tid) {
         let Some(task) = self.hw.task(p) else { return };
         let (cpu, group) = (task.last_cpu, task.group);
         self.hw.groups[group].wakeups += 1;
@@ -375,247 +307,6 @@ impl<S: SchedOps> Simulation<S> {
         let (core, mut env) = self.env();
         core.wake_up_new(&mut env, p);
         self.hw.leave();
-    }
-
-    /// The current task of `cpu` has finished its step: on to the next one that takes time.
-    fn step_done(&mut self, cpu: Cpu) -> Result<(), SimError> {
-        self.hw.enter(cpu);
-        let result = self.take_steps(cpu);
-        self.hw.leave();
-        result
-    }
-
-    fn take_steps(&mut self, cpu: Cpu) -> Result<(), SimError> {
-        let Some(p) = self.hw.cpu(cpu).curr else {
-            return Ok(());
-        };
-        self.hw.work_changed();
-        for _ in 0..MAX_STEPS_AT_ONCE {
-            let Some(task) = self.hw.tasks.get_mut(p.index()).and_then(Option::as_mut) else {
-                return Ok(());
-            };
-            let def = &self.config.workload.tasks[task.def];
-            match task.cursor.next(def) {
-                Next::Enter(number, phase) => {
-                    let (mark, value) = (Mark::Phase, number as u64);
-                    let what = What::Mark {
-                        task: p,
-                        mark,
-                        value,
-                    };
-                    self.hw.record(what);
-                    let Some(view) = self.core.task(p) else {
-                        return Ok(());
-                    };
-                    let change = Change::between(&view, phase, def, &self.all_cpus);
-                    if self.apply(p, cpu, change) {
-                        return Ok(());
-                    }
-                }
-                Next::Again => {
-                    let (mark, value) = (Mark::Loop, 0);
-                    self.hw.record(What::Mark {
-                        task: p,
-                        mark,
-                        value,
-                    });
-                }
-                Next::Step(step) => match self.begin_step(p, step) {
-                    Begun::Over => {}
-                    Begun::Working => return Ok(()),
-                    Begun::Sleeping { until } => {
-                        if let Some(task) = self.hw.task(p) {
-                            task.woken_at = Some(until);
-                        }
-                        self.hw.queue.push(until, Pending::Wake { task: p });
-                        self.schedule(cpu, Leave::Sleeping);
-                        return Ok(());
-                    }
-                },
-                Next::Exit => {
-                    self.exit(p, cpu);
-                    return Ok(());
-                }
-            }
-        }
-        let def = self.hw.task(p).map_or(0, |task| task.def);
-        Err(SimError::EndlessProgram {
-            task: self.config.workload.tasks[def].name.clone(),
-            steps: MAX_STEPS_AT_ONCE,
-        })
-    }
-
-    fn begin_step(&mut self, p: Tid, step: Step) -> Begun {
-        let now = self.hw.now;
-        let work = match step {
-            Step::Run(ns) => Work::cycles(ns),
-            Step::Runtime(ns) => Work::until(now, ns),
-            Step::Sleep(ns) => {
-                return Begun::Sleeping {
-                    until: now.after(ns),
-                };
-            }
-            Step::Timer {
-                timer,
-                period,
-                mode,
-            } => {
-                let until = self.timer_wait(p, timer, period, mode);
-                return until.map_or(Begun::Over, |until| Begun::Sleeping { until });
-            }
-        };
-        let is_empty = matches!(step, Step::Run(Nanos::ZERO) | Step::Runtime(Nanos::ZERO));
-        match self.hw.task(p) {
-            Some(task) if !is_empty => {
-                task.work = work;
-                Begun::Working
-            }
-            _ => Begun::Over,
-        }
-    }
-
-    /// Until when a task sleeps for its timer; `None` if that has passed.
-    fn timer_wait(
-        &mut self,
-        p: Tid,
-        timer: TimerId,
-        period: Nanos,
-        mode: TimerMode,
-    ) -> Option<SimTime> {
-        let now = self.hw.now;
-        let index = timer.0 as usize;
-        let shared = self.config.workload.timers[index].shared;
-        let task = self.hw.task(p)?;
-        let last = if shared {
-            self.shared_timers[index].get_or_insert(task.began_at)
-        } else {
-            match task.timers.iter().position(|&(id, _)| id == timer) {
-                Some(at) => &mut task.timers[at].1,
-                None => {
-                    task.timers.push((timer, task.began_at));
-                    &mut task.timers.last_mut()?.1
-                }
-            }
-        };
-        let (next, sleeps) = timer_next(*last, now, period, mode);
-        *last = next;
-        sleeps.then_some(next)
-    }
-
-    /// Applies properties to the running task; true if it has to leave its CPU for that,
-    /// and goes on with its program when it runs again.
-    fn apply(&mut self, p: Tid, cpu: Cpu, change: Change) -> bool {
-        // The core refuses none of these: policies, nice values and CPUs were checked.
-        if let Some(policy) = change.policy {
-            let (core, mut env) = self.env();
-            refused_by_none(core.set_policy(&mut env, p, policy));
-        }
-        if let Some(nice) = change.nice {
-            let (core, mut env) = self.env();
-            refused_by_none(core.set_nice(&mut env, p, nice));
-        }
-        let Some(cpus) = change.cpus else {
-            return false;
-        };
-        self.hw.checkers.affinity(p, &cpus);
-        let (core, mut env) = self.env();
-        refused_by_none(core.set_affinity(&mut env, p, &cpus));
-        self.hw.need_resched(cpu) || self.core.curr(cpu) != Some(p)
-    }
-
-    fn exit(&mut self, p: Tid, cpu: Cpu) {
-        self.hw.record(What::TaskExit { task: p });
-        self.core.set_exiting(p);
-        self.schedule(cpu, Leave::Exiting);
-        if let Some(task) = self.hw.tasks[p.index()].take() {
-            self.hw.groups[task.group].exited += 1;
-        }
-        self.alive -= 1;
-    }
-
-    fn boot(&mut self) -> Result<(), SimError> {
-        let mut start = Stream::new(self.config.seed, "start");
-        let jitter = self.config.start_jitter.as_ns();
-        for def in 0..self.config.workload.tasks.len() {
-            let TaskDef {
-                instances, delay, ..
-            } = self.config.workload.tasks[def];
-            for instance in 0..instances {
-                let at = SimTime::ZERO
-                    .after(delay)
-                    .after(Nanos::new(start.up_to(jitter)));
-                if delay == Nanos::ZERO {
-                    if let Some(p) = self.fork(def, instance, at) {
-                        self.hw.queue.push(at, Pending::Start { task: p });
-                    }
-                } else {
-                    let def = u32::try_from(def).expect("instances bound definitions");
-                    self.hw.queue.push(at, Pending::Fork { def, instance });
-                }
-            }
-        }
-        self.hw.enter(Cpu::new(0));
-        let (core, mut env) = self.env();
-        core.enable(&mut env)?;
-        self.hw.leave();
-        self.after_event()
-    }
-
-    fn fork_now(&mut self, def: usize, instance: u32) {
-        if let Some(p) = self.fork(def, instance, self.hw.now) {
-            self.start(p);
-        }
-    }
-
-    /// Creates an instance, to be woken at `start`, on the CPUs that it may use in turn.
-    fn fork(&mut self, def: usize, instance: u32, start: SimTime) -> Option<Tid> {
-        let group = self.group_of_def[def];
-        let def_ref = &self.config.workload.tasks[def];
-        let properties = &def_ref.properties;
-        let allowed = properties.cpus.as_ref().unwrap_or(&self.all_cpus).clone();
-        let cpu = nth(&allowed, instance);
-        let comm = comm_of(&def_ref.name, instance);
-        let spec = TaskSpec {
-            comm: comm.clone(),
-            tgid: None,
-            parent: None,
-            flags: 0,
-            policy: properties.policy.unwrap_or_default().raw(),
-            nice: properties.nice.unwrap_or(0),
-            allowed: allowed.clone(),
-            cpu,
-            cgroup: 1,
-        };
-        self.hw.enter(cpu);
-        let (core, mut env) = self.env();
-        let forked = core.fork(&mut env, spec);
-        self.hw.leave();
-        let Ok(p) = forked else {
-            self.hw.groups[group].forks_failed += 1;
-            self.alive -= 1;
-            return None;
-        };
-        self.hw
-            .recorder
-            .task(p, &comm, &self.config.workload.tasks[def].name);
-        self.hw.record(What::Fork { task: p });
-        self.hw.checkers.affinity(p, &allowed);
-        self.hw.groups[group].tasks += 1;
-        if self.hw.tasks.len() <= p.index() {
-            self.hw.tasks.resize(p.index() + 1, None);
-        }
-        self.hw.tasks[p.index()] = Some(Task {
-            def,
-            group,
-            cursor: Cursor::default(),
-            work: Work::None,
-            cold: Nanos::ZERO,
-            began_at: start,
-            woken_at: Some(start),
-            last_cpu: cpu,
-            timers: Vec::new(),
-        });
-        Some(p)
     }
 
     /// Accounts for the time up to the end, and unregisters a scheduler that is still there.
@@ -660,85 +351,4 @@ impl<S: SchedOps> Simulation<S> {
             event_stats: self.core.event_stats(),
         }
     }
-}
-
-/// What beginning a step led to.
-enum Begun {
-    /// It is over: it took no time.
-    Over,
-    /// The task works on it.
-    Working,
-    /// The task is to sleep.
-    Sleeping { until: SimTime },
-}
-
-/// What a phase changes of its task.
-struct Change {
-    policy: Option<u32>,
-    nice: Option<i32>,
-    cpus: Option<CpuSet>,
-}
-
-impl Change {
-    fn between(now: &TaskView<'_>, phase: &Phase, task: &TaskDef, all: &CpuSet) -> Self {
-        let Properties { policy, nice, cpus } = &phase.properties;
-        let cpus = cpus.as_ref().or(task.properties.cpus.as_ref());
-        let cpus = cpus.unwrap_or(all);
-        Self {
-            policy: policy.map(Policy::raw).filter(|&p| p != now.policy),
-            nice: nice.filter(|&nice| nice != now.nice),
-            cpus: (now.allowed != cpus).then(|| cpus.clone()),
-        }
-    }
-}
-
-fn refused_by_none(result: Result<(), Errno>) {
-    if let Err(errno) = result {
-        unreachable!("checked properties are valid, yet {errno:?}");
-    }
-}
-
-fn check_config(config: &SimConfig) -> Result<(), ConfigError> {
-    if config.duration == Nanos::ZERO {
-        return Err(ConfigError::NoDuration);
-    }
-    if !(1..=1_000_000).contains(&config.hz) {
-        return Err(ConfigError::Hz { hz: config.hz });
-    }
-    if config.costs.insns_per_us == 0 {
-        return Err(ConfigError::NoInsns);
-    }
-    let nr_cpus = config.topology.nr_cpus();
-    for def in &config.workload.tasks {
-        let phases = def.phases.iter().map(|phase| &phase.properties);
-        let sets = std::iter::once(&def.properties)
-            .chain(phases)
-            .filter_map(|p| p.cpus.as_ref());
-        if let Some(cpu) = sets.flat_map(CpuSet::iter).find(|c| c.raw() >= nr_cpus) {
-            return Err(ConfigError::NoSuchCpu {
-                task: def.name.clone(),
-                cpu,
-                nr_cpus,
-            });
-        }
-    }
-    Ok(())
-}
-
-/// The `n`-th member of a set, counted around.
-fn nth(set: &CpuSet, n: u32) -> Cpu {
-    set.iter()
-        .nth((n % set.len()) as usize)
-        .expect("an affinity is never empty")
-}
-
-/// `name-instance`, with the name cut so that the kernel's 15 bytes hold the number.
-fn comm_of(name: &str, instance: u32) -> String {
-    let number = format!("-{instance}");
-    let mut room = 15 - number.len();
-    room = room.min(name.len());
-    while !name.is_char_boundary(room) {
-        room -= 1;
-    }
-    format!("{}{number}", &name[..room])
 }

@@ -275,3 +275,19 @@ fn the_embedded_workload_scales() {
     let pinned = tiny.tasks.iter().filter_map(|t| t.properties.cpus.as_ref());
     assert!(pinned.into_iter().all(|set| *set == cpu0));
 }
+
+#[test]
+fn no_mutation_of_a_file_panics() {
+    let text = include_bytes!("../../workloads/mixed.json");
+    let mut stream = crate::random::Stream::new(1, "mutations");
+    let mut refused = 0;
+    for _ in 0..3000 {
+        let mut bytes = text.to_vec();
+        for _ in 0..=stream.up_to(3) {
+            let at = usize::try_from(stream.up_to(text.len() as u64 - 1)).unwrap();
+            bytes[at] = stream.next().to_le_bytes()[0];
+        }
+        refused += u32::from(Workload::parse("t", &bytes).is_err());
+    }
+    assert!(refused > 1000, "{refused}");
+}
