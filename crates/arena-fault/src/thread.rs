@@ -61,9 +61,12 @@ pub enum EnterError {
     TooDeep,
 }
 
-/// Where in its thread's stack of programs a program stands.
+/// Where a program stands: the record, and the frame in it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Depth(u32);
+pub struct Depth {
+    record: u16,
+    frame: u32,
+}
 
 #[derive(Debug)]
 pub(crate) struct ThreadTable {
@@ -95,49 +98,47 @@ impl ThreadTable {
         }
     }
 
+    /// Pushes a program on the first record, in the thread's probe order, that is its own or
+    /// free. So of two records of one thread (another thread may have given one back that lies
+    /// nearer) the newer one is found first, as it must be.
     pub(crate) fn enter(&self, key: ThreadKey, running: Running) -> Result<Depth, EnterError> {
-        let record = match self.find(key) {
-            Some(record) => record,
-            None => self.claim(key)?,
-        };
-        record.push(running)
+        let (number, record) = self
+            .from(key)
+            .find(|(_, record)| record.is_of(key) || record.claim(key))
+            .ok_or(EnterError::TooManyThreads)?;
+        let frame = record.push(running)?;
+        Ok(Depth {
+            record: number,
+            frame,
+        })
     }
 
     pub(crate) fn leave(&self, key: ThreadKey, depth: Depth) {
-        if let Some(record) = self.find(key) {
-            record.truncate(depth);
+        let record = self.records.get(usize::from(depth.record));
+        if let Some(record) = record.filter(|record| record.is_of(key)) {
+            record.truncate(depth.frame);
         }
     }
 
-    /// The record of a thread that runs a program.
+    /// The record of the innermost program of a thread, if it runs one.
     pub(crate) fn find(&self, key: ThreadKey) -> Option<&Record> {
-        // Relaxed: a thread finds its own key, which it wrote itself.
         self.from(key)
-            .find(|record| record.key.load(Ordering::Relaxed) == key.raw())
+            .map(|(_, record)| record)
+            .find(|record| record.is_of(key))
     }
 
-    fn claim(&self, key: ThreadKey) -> Result<&Record, EnterError> {
-        self.from(key)
-            .find(|record| {
-                // Acquire: pairs with the Release of the thread that gave the record back.
-                let taken =
-                    record
-                        .key
-                        .compare_exchange(0, key.raw(), Ordering::Acquire, Ordering::Relaxed);
-                taken.is_ok()
-            })
-            .ok_or(EnterError::TooManyThreads)
-    }
-
-    /// All records, beginning where this key would like to be.
-    fn from(&self, key: ThreadKey) -> impl Iterator<Item = &Record> {
+    /// All records with their numbers, beginning where this key would like to be.
+    fn from(&self, key: ThreadKey) -> impl Iterator<Item = (u16, &Record)> {
         const SHIFT: u32 = usize::BITS - THREADS_MAX.trailing_zeros();
         const GOLDEN: usize = usize::MAX / 1000 * 618;
         const _: () = assert!(THREADS_MAX.is_power_of_two());
+        const RECORDS: u16 = 1 << THREADS_MAX.trailing_zeros();
+        const _: () = assert!(RECORDS as usize == THREADS_MAX);
         // Multiplicative hashing: thread pointers differ in their middle bits.
         let home = key.raw().wrapping_mul(GOLDEN | 1) >> SHIFT;
-        let (before, after) = self.records.split_at(home.min(THREADS_MAX));
-        after.iter().chain(before)
+        let home = u16::try_from(home).unwrap_or(0);
+        let order = (home..RECORDS).chain(0..home);
+        order.filter_map(|number| Some((number, self.records.get(usize::from(number))?)))
     }
 }
 
@@ -152,7 +153,22 @@ impl Record {
         }
     }
 
-    fn push(&self, running: Running) -> Result<Depth, EnterError> {
+    fn is_of(&self, key: ThreadKey) -> bool {
+        // Relaxed: a thread finds its own key, which it wrote itself.
+        self.key.load(Ordering::Relaxed) == key.raw()
+    }
+
+    fn claim(&self, key: ThreadKey) -> bool {
+        // Looked at first: a failing exchange would take the line from its owner.
+        // Acquire: pairs with the Release of the thread that gave the record back.
+        self.key.load(Ordering::Relaxed) == 0
+            && self
+                .key
+                .compare_exchange(0, key.raw(), Ordering::Acquire, Ordering::Relaxed)
+                .is_ok()
+    }
+
+    fn push(&self, running: Running) -> Result<u32, EnterError> {
         let depth = self.depth.load(Ordering::Relaxed);
         let index = usize::try_from(depth).unwrap_or(DEPTH_MAX);
         let frame = self.frames.get(index).ok_or(EnterError::TooDeep)?;
@@ -165,12 +181,12 @@ impl Record {
         // Release: a handler on this thread that sees the depth sees the frame; pairs with
         // the Acquire in `innermost`.
         self.depth.store(depth.saturating_add(1), Ordering::Release);
-        Ok(Depth(depth))
+        Ok(depth)
     }
 
-    fn truncate(&self, depth: Depth) {
-        self.depth.store(depth.0, Ordering::Release);
-        if depth.0 == 0 {
+    fn truncate(&self, frames: u32) {
+        self.depth.store(frames, Ordering::Release);
+        if frames == 0 {
             self.spurious.store(0, Ordering::Relaxed);
             // Release: the record is clean for its next owner; pairs with `claim`.
             self.key.store(0, Ordering::Release);
@@ -242,6 +258,26 @@ mod tests {
         assert_eq!(TABLE.find(me).unwrap().innermost(), Some(running(1)));
         TABLE.leave(me, outer);
         assert!(TABLE.find(me).is_none());
+    }
+
+    #[test]
+    fn a_displaced_thread_finds_its_newer_record_first() {
+        static SHARED: ThreadTable = ThreadTable::new();
+        let home = |key| SHARED.from(key).next().map(|(number, _)| number);
+        let first = key(0x1000);
+        let mut others = (0x1001..).map(key);
+        let second = others.find(|other| home(*other) == home(first)).unwrap();
+        let near = SHARED.enter(first, running(1)).unwrap();
+        let outer = SHARED.enter(second, running(2)).unwrap();
+        // The nearer record becomes free, and the second thread's next program takes it.
+        SHARED.leave(first, near);
+        let inner = SHARED.enter(second, running(3)).unwrap();
+        assert_ne!(inner.record, outer.record);
+        assert_eq!(SHARED.find(second).unwrap().innermost(), Some(running(3)));
+        SHARED.leave(second, inner);
+        assert_eq!(SHARED.find(second).unwrap().innermost(), Some(running(2)));
+        SHARED.leave(second, outer);
+        assert!(SHARED.find(second).is_none());
     }
 
     #[test]
