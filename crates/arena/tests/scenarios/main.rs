@@ -9,6 +9,7 @@
 mod allocation;
 mod common;
 mod creation;
+mod fallback;
 mod pool;
 mod recovery;
 mod signals;

@@ -216,7 +216,7 @@ unsafe fn access(context: *const libc::ucontext_t) -> Cause {
     // SAFETY: valid by the caller's promise.
     let mcontext = unsafe { &raw const (*context).uc_mcontext };
     // The records follow the fixed part, at the structure's own alignment of 16.
-    let fixed = core::mem::size_of::<libc::mcontext_t>() - RECORDS_SIZE;
+    let fixed = size_of::<libc::mcontext_t>() - RECORDS_SIZE;
     let records = mcontext.cast::<u8>().wrapping_add(fixed);
     let mut offset = 0;
     while offset + 16 <= RECORDS_SIZE {
