@@ -191,6 +191,11 @@ impl Image for KernelImage {
             .get(self.task(p), field!(task_struct, scx.disallow))
     }
 
+    fn set_disallow(&mut self, p: Tid, disallow: bool) {
+        self.mem
+            .put(self.task(p), field!(task_struct, scx.disallow), disallow);
+    }
+
     fn set_scx_flags(&mut self, p: Tid, flags: u32) {
         self.mem
             .put(self.task(p), field!(task_struct, scx.flags), flags);

@@ -62,6 +62,8 @@ pub trait Image: std::fmt::Debug {
     fn set_dsq_vtime(&mut self, p: Tid, vtime: u64);
     /// Live cell `p->scx.disallow`.
     fn disallow(&self, p: Tid) -> bool;
+    /// Sets `p->scx.disallow`.
+    fn set_disallow(&mut self, p: Tid, disallow: bool);
 
     /// `p->scx.flags`.
     fn set_scx_flags(&mut self, p: Tid, flags: u32);
@@ -112,11 +114,6 @@ impl PlainImage {
         }
         &mut self.cells[p.index()]
     }
-
-    /// Sets `p->scx.disallow`, which only a scheduler does.
-    pub fn set_disallow(&mut self, p: Tid, disallow: bool) {
-        self.cell(p).disallow = disallow;
-    }
 }
 
 impl Image for PlainImage {
@@ -143,6 +140,9 @@ impl Image for PlainImage {
     }
     fn disallow(&self, p: Tid) -> bool {
         self.cells.get(p.index()).is_some_and(|c| c.disallow)
+    }
+    fn set_disallow(&mut self, p: Tid, disallow: bool) {
+        self.cell(p).disallow = disallow;
     }
     fn set_scx_flags(&mut self, _p: Tid, _flags: u32) {}
     fn set_weight(&mut self, _p: Tid, _weight: u32) {}

@@ -73,6 +73,7 @@ impl Core {
     /// `__scx_init_task()`, with the states around it.
     pub(crate) fn init_task(&mut self, env: &mut Env<'_>, p: Tid, fork: bool) -> Result<(), i32> {
         self.set_state(p, scx::SCX_TASK_INIT_BEGIN);
+        self.image.set_disallow(p, false);
         if self.has_op(Op::InitTask) {
             let cgroup = CgroupRef(self.t(p).cgroup);
             let cx = OpCx {

@@ -17,7 +17,7 @@ fn most() -> Vec<Op> {
 /// Creates the user DSQ 0 in `init`.
 fn with_user_dsq(mut ops: Ops) -> Ops {
     ops.hooks.insert(Op::Init, |_, cx, _, _| {
-        cx.core.kf_create_dsq(USER, -1).unwrap();
+        cx.core.kf_create_dsq(USER, -1).expect("a new queue");
     });
     ops
 }

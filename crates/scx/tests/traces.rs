@@ -1,7 +1,7 @@
 //! The callback traces of the kernel, one test per kind of event.
 //!
 //! Where `select_cpu` keeps the previous CPU, tasks stay on CPU 0. Flags are written as the
-//! kernel passes them: 0x9 is WAKEUP|NOCLOCK, 0x100000 CPU_SELECTED, 0x40000 MIGRATED,
+//! kernel passes them: 0x9 is WAKEUP|NOCLOCK, 0x100000 `CPU_SELECTED`, 0x40000 MIGRATED,
 //! 0x80000 INITIAL, 0xa SAVE|NOCLOCK, 0xe SAVE|MOVE|NOCLOCK.
 
 mod common;
