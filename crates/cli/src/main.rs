@@ -8,17 +8,20 @@
 //! Everything the outside world has a say in happens in this crate: files, the clock, the
 //! terminal. The libraries below get values.
 #![forbid(unsafe_code)]
-#![expect(
-    dead_code,
-    reason = "the libraries that a plan is carried out with are not there yet"
-)]
 
 mod args;
 mod duration;
+mod inspect;
+mod object;
 mod output;
 mod plan;
+mod progress;
+mod results;
+mod run;
+mod stats;
 mod status;
 
+use std::fmt::Display;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -30,14 +33,62 @@ use crate::status::Status;
 fn main() -> ExitCode {
     // Usage errors end here, with exit code 2.
     let args = LowArgs::parse();
-    let plan = match args.command {
-        LowCommand::Run(args) => RunPlan::new(args).map(|_plan| ()),
-        LowCommand::Inspect(args) => InspectPlan::new(&args).map(|_plan| ()),
+    let result = match args.command {
+        LowCommand::Run(args) => RunPlan::new(args)
+            .map_err(Failure::from)
+            .and_then(|plan| run::run(&plan)),
+        LowCommand::Inspect(args) => InspectPlan::new(&args)
+            .map_err(Failure::from)
+            .and_then(|plan| inspect::inspect(&plan)),
     };
-    if let Err(error) = plan {
-        output::complain(&format!("{error:#}"));
-        return Status::BadInput.into();
+    let status = result.unwrap_or_else(|failure| {
+        output::complain(&format!("{:#}", failure.cause));
+        failure.status
+    });
+    status.into()
+}
+
+/// Why a command came to no result.
+#[derive(Debug)]
+struct Failure {
+    status: Status,
+    cause: anyhow::Error,
+}
+
+impl Failure {
+    /// The user can do something about it.
+    fn bad_input(
+        what: impl Display + Send + Sync + 'static,
+        error: impl std::error::Error + Send + Sync + 'static,
+    ) -> Self {
+        Self::from(anyhow::Error::new(error).context(what))
     }
-    output::complain("the input is fine, but this version cannot run it yet");
-    Status::Internal.into()
+
+    /// Only a developer can.
+    fn internal(
+        what: impl Display + Send + Sync + 'static,
+        error: impl std::error::Error + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            status: Status::Internal,
+            cause: anyhow::Error::new(error).context(what),
+        }
+    }
+}
+
+/// Whatever stands in the way before anything runs came from the command line.
+impl From<anyhow::Error> for Failure {
+    fn from(cause: anyhow::Error) -> Self {
+        Self {
+            status: Status::BadInput,
+            cause,
+        }
+    }
+}
+
+/// The only I/O outside of plans is printing.
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::internal("cannot print the report", error)
+    }
 }

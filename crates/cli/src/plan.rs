@@ -8,9 +8,9 @@ use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use harena_abi::Nanos;
+use harena_bpf::GlobalValue;
 use harena_scx::Topology;
-use harena_sim::Workload;
+use harena_sim::{SimConfig, Workload};
 
 use crate::args::{Format, InspectArgs, RunArgs};
 
@@ -52,13 +52,14 @@ impl Source {
     }
 }
 
-/// A value for a global variable or a member of the ops table.
+/// A value for a global variable or a member of the ops table. Whether there is such a
+/// name, and whether the value fits, only the object can say.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Setting {
-    /// Its name.
+    /// Its name, with members and indices: `topo.nr_cpus`, `weights[3]`, `ops.flags`.
     pub(crate) name: String,
-    /// Any `u64` or `i64`.
-    pub(crate) value: i128,
+    /// Its value.
+    pub(crate) value: GlobalValue,
 }
 
 impl Setting {
@@ -70,43 +71,11 @@ impl Setting {
         if name.is_empty() {
             bail!("--set `{text}` has no name before its `=`");
         }
-        let Some(number) = integer(value) else {
-            bail!("--set `{name}`: `{value}` is no integer, `true` or `false`");
-        };
-        if number < i128::from(i64::MIN) || number > i128::from(u64::MAX) {
-            bail!("--set `{name}`: {value} does not fit in 64 bits");
-        }
         Ok(Self {
             name: name.to_owned(),
-            value: number,
+            value: GlobalValue::from_text(value),
         })
     }
-}
-
-/// Decimal or `0x` hexadecimal with an optional sign and `_` between digits, or a truth value.
-fn integer(text: &str) -> Option<i128> {
-    match text {
-        "true" => return Some(1),
-        "false" => return Some(0),
-        _ => {}
-    }
-    let (negative, magnitude) = match text.strip_prefix('-') {
-        Some(rest) => (true, rest),
-        None => (false, text),
-    };
-    if !magnitude.starts_with(|c: char| c.is_ascii_digit()) {
-        return None;
-    }
-    let plain = magnitude.replace('_', "");
-    let number = match plain.strip_prefix("0x") {
-        Some(hex) if hex.starts_with(|c: char| c.is_ascii_hexdigit()) => {
-            i128::from_str_radix(hex, 16)
-        }
-        Some(_) => return None,
-        None => plain.parse(),
-    };
-    let number = number.ok()?;
-    Some(if negative { -number } else { number })
 }
 
 /// A run, decided in every detail.
@@ -114,31 +83,15 @@ fn integer(text: &str) -> Option<i128> {
 pub(crate) struct RunPlan {
     /// The scheduler.
     pub(crate) object: Source,
-    /// The load.
-    pub(crate) workload: Workload,
-    /// The machine.
-    pub(crate) machine: Machine,
-    /// Simulated time.
-    pub(crate) duration: Nanos,
-    /// Where all chance comes from.
-    pub(crate) seed: u64,
+    /// What the machine is called: its short form, or the path of its file.
+    pub(crate) topology: String,
+    /// Machine, load, simulated time and seed.
+    pub(crate) sim: SimConfig,
     /// Values to set before the run, in the order given.
     pub(crate) settings: Vec<Setting>,
     /// How to report.
     pub(crate) report: Report,
 }
-
-/// A machine and how it was named.
-#[derive(Debug)]
-pub(crate) struct Machine {
-    /// Its short form, or the path of its file.
-    pub(crate) name: String,
-    /// Its CPUs.
-    pub(crate) topology: Topology,
-}
-
-/// How long a workload runs that does not say so itself.
-const DURATION_DEFAULT: Nanos = Nanos::from_ms(10_000);
 
 /// What to print.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -154,17 +107,15 @@ impl RunPlan {
     pub(crate) fn new(args: RunArgs) -> anyhow::Result<Self> {
         let settings = args.settings.iter().map(|text| Setting::parse(text));
         let settings = settings.collect::<anyhow::Result<_>>()?;
-        let machine = Machine::named(args.topology)?;
-        let workload = workload(args.workload.as_deref(), &machine.topology)?;
+        let topology = topology(&args.topology)?;
+        let workload = workload(args.workload.as_deref(), &topology)?;
+        let mut sim = SimConfig::new(topology, workload);
+        sim.seed = args.seed;
+        sim.duration = args.duration.unwrap_or(sim.duration);
         Ok(Self {
             object: Source::object(args.object.as_deref())?,
-            duration: args
-                .duration
-                .or(workload.duration)
-                .unwrap_or(DURATION_DEFAULT),
-            workload,
-            machine,
-            seed: args.seed,
+            topology: args.topology,
+            sim,
             settings,
             report: if args.quiet {
                 Report::Nothing
@@ -185,20 +136,15 @@ fn workload(path: Option<&Path>, topology: &Topology) -> anyhow::Result<Workload
         .with_context(|| format!("workload `{}`", source.name))
 }
 
-impl Machine {
-    /// A name that looks like a path is one: short forms hold letters and digits only.
-    fn named(name: String) -> anyhow::Result<Self> {
-        let path = Path::new(&name);
-        let is_short = name.chars().all(|c| c.is_ascii_alphanumeric()) && !path.is_file();
-        let topology = if is_short {
-            harena_sim::parse_topology(&name)?
-        } else {
-            let source = Source::read(path, "topology")?;
-            harena_sim::parse_topology_file(&source.bytes)
-                .with_context(|| format!("topology `{name}`"))?
-        };
-        Ok(Self { name, topology })
+/// The machine of this name. What looks like a path is one: short forms hold letters and
+/// digits only.
+fn topology(name: &str) -> anyhow::Result<Topology> {
+    let path = Path::new(name);
+    if name.chars().all(|c| c.is_ascii_alphanumeric()) && !path.is_file() {
+        return Ok(harena_sim::parse_topology(name)?);
     }
+    let source = Source::read(path, "topology")?;
+    harena_sim::parse_topology_file(&source.bytes).with_context(|| format!("topology `{name}`"))
 }
 
 /// An inspection.
@@ -222,21 +168,22 @@ impl InspectPlan {
 
 #[cfg(test)]
 mod tests {
+    use harena_bpf::GlobalValue;
+
     use super::Setting;
 
     #[test]
-    fn settings_take_integers_and_truth_values() {
+    fn settings_are_names_and_values() {
         for (text, name, value) in [
-            ("slice_ns=5000000", "slice_ns", 5_000_000),
-            ("ops.flags=0x1f", "ops.flags", 31),
-            ("a = -3", "a", -3),
-            ("on=true", "on", 1),
-            ("off=false", "off", 0),
             (
-                "big=18_446_744_073_709_551_615",
-                "big",
-                i128::from(u64::MAX),
+                "slice_ns=5_000_000",
+                "slice_ns",
+                GlobalValue::Int(5_000_000),
             ),
+            ("ops.flags=0x1f", "ops.flags", GlobalValue::Int(31)),
+            ("a = -3", "a", GlobalValue::Int(-3)),
+            ("on=true", "on", GlobalValue::Bool(true)),
+            ("text=a=b", "text", GlobalValue::Text("a=b".to_owned())),
         ] {
             let expected = Setting {
                 name: name.to_owned(),
@@ -248,18 +195,7 @@ mod tests {
 
     #[test]
     fn refused_settings_are_named() {
-        for (text, why) in [
-            ("slice_ns", "has no `=`"),
-            ("=1", "has no name"),
-            ("a=", "`` is no integer"),
-            ("a=b", "`b` is no integer"),
-            ("a=--1", "`--1` is no integer"),
-            ("a=0x-1", "`0x-1` is no integer"),
-            ("a=0x", "`0x` is no integer"),
-            ("a=+1", "`+1` is no integer"),
-            ("a=18446744073709551616", "does not fit"),
-            ("a=-9223372036854775809", "does not fit"),
-        ] {
+        for (text, why) in [("slice_ns", "has no `=`"), ("=1", "has no name")] {
             let error = Setting::parse(text).unwrap_err().to_string();
             assert!(error.contains(why), "{text}: {error}");
         }

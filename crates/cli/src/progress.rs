@@ -32,8 +32,9 @@ impl Progress {
             Some(total.as_ns() / NS_PER_MS),
             ProgressDrawTarget::stderr_with_hz(10),
         );
-        let style = ProgressStyle::with_template("{bar:30} {percent:>3} %  {msg} events, {eta} left")
-            .expect("the template is well-formed");
+        let style =
+            ProgressStyle::with_template("{bar:30} {percent:>3} %  {msg} events, {eta} left")
+                .expect("the template is well-formed");
         bar.set_style(style);
         bar.enable_steady_tick(INTERVAL);
         Self(bar)

@@ -25,6 +25,8 @@ pub struct BpfScheduler {
 pub struct ArenaUse {
     /// Pages in use.
     pub pages: u32,
+    /// Pages it has room for.
+    pub pages_max: u32,
     /// Faults of host code that were recovered.
     pub faults_recovered: u64,
 }
@@ -110,8 +112,10 @@ impl BpfScheduler {
     #[must_use]
     pub fn arena(&self) -> Option<ArenaUse> {
         let arena = self.vm.arena(self.arena_map()?)?;
+        let map = self.linked.maps.get(self.linked.arena?.index())?;
         Some(ArenaUse {
             pages: arena.pages_in_use(),
+            pages_max: map.max_entries,
             faults_recovered: arena.faults_recovered(),
         })
     }

@@ -66,8 +66,8 @@ pub struct ProgramInfo {
     /// Its type, such as `struct_ops`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Instruction slots, subprograms included.
-    pub insns: u64,
+    /// Instruction slots, subprograms included; unknown unless it could be linked.
+    pub insns: Option<u64>,
     /// Whether it loads without being asked for.
     pub autoload: bool,
 }
@@ -176,7 +176,7 @@ impl Inspection {
                 escape(&p.name).into_owned(),
                 escape(&p.section).into_owned(),
                 escape(&p.kind).into_owned(),
-                units::count(p.insns),
+                p.insns.map_or_else(|| "-".to_owned(), units::count),
                 yes_no(p.autoload),
             ]);
         }

@@ -25,7 +25,7 @@ pub use inspection::{
     ArenaInfo, ExternInfo, Inspection, MapInfo, OpInfo, OpsInfo, ProgramInfo, Unsupported,
 };
 pub use results::{
-    ArenaUse, Counts, CpuUse, Exit, Group, Latency, Machine, Results, Scheduler, SourceLine,
+    ArenaUse, Counts, CpuUse, Exit, Group, Latency, Machine, Results, Scheduler, SourceLine, Stall,
     Violation, Workload,
 };
 

@@ -4,8 +4,12 @@
 //! changing one changes a documented interface (`docs/json.md`). Strings are as the
 //! object and the workload gave them; whoever prints them escapes them.
 
+use std::fmt::{self, Display};
+
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
+
+use crate::{escape, units};
 
 /// One run.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -100,8 +104,42 @@ pub struct Exit {
     pub reason: String,
     /// When, in simulated time.
     pub at_ns: u64,
+    /// What the watchdog found, if that is why.
+    pub stall: Option<Stall>,
     /// The debug dump; empty unless the exit is an error.
     pub dump: String,
+}
+
+/// A task that did not get to run in time.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Stall {
+    /// Its thread id.
+    pub task: u32,
+    /// Its name.
+    pub comm: String,
+    /// CPU whose run queue it is on.
+    pub cpu: u32,
+    /// Id of the DSQ it waits in; none if the scheduler was given it and keeps it.
+    pub dsq: Option<u64>,
+    /// How long it waited.
+    pub waited_ns: u64,
+}
+
+impl Display for Stall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "task {}[{}] on CPU {}",
+            escape(&self.comm),
+            self.task,
+            self.cpu
+        )?;
+        match self.dsq {
+            Some(dsq) => write!(f, " in DSQ {dsq:#x}")?,
+            None => write!(f, " in no DSQ (the scheduler was given it and keeps it)")?,
+        }
+        write!(f, " waited {}", units::seconds(self.waited_ns))
+    }
 }
 
 /// Tasks with one definition in the workload.

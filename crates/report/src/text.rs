@@ -249,6 +249,9 @@ impl Results {
             write!(out, ": {}", escape(&e.message))?;
         }
         writeln!(out)?;
+        if let Some(stall) = &e.stall {
+            writeln!(out, "stall       {stall}")?;
+        }
         if !e.dump.is_empty() {
             for line in escape_lines(&e.dump).lines() {
                 writeln!(out, "  | {line}")?;

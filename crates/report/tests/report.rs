@@ -4,8 +4,8 @@
 
 use harena_report::{
     ArenaInfo, ArenaUse, Counts, CpuUse, Exit, ExternInfo, Group, Inspection, Latency, Machine,
-    MapInfo, OpInfo, OpsInfo, ProgramInfo, Results, Scheduler, SourceLine, Unsupported, Violation,
-    Workload,
+    MapInfo, OpInfo, OpsInfo, ProgramInfo, Results, Scheduler, SourceLine, Stall, Unsupported,
+    Violation, Workload,
 };
 
 const KEYS: [&str; 14] = [
@@ -142,6 +142,13 @@ fn hostile() -> Results {
         message: evil.to_owned(),
         reason: "scx_bpf_error".to_owned(),
         at_ns: 123_456_789,
+        stall: Some(Stall {
+            task: 12,
+            comm: evil.to_owned(),
+            cpu: 3,
+            dsq: None,
+            waited_ns: 2_001_000_000,
+        }),
         dump: format!("CPU states\n----------\n\x1b[31m{evil}"),
     };
     r.arena.faults_recovered = 9;
@@ -244,7 +251,7 @@ fn inspection() -> Inspection {
             name: "levels_select_cid".to_owned(),
             section: "struct_ops/levels_select_cid".to_owned(),
             kind: "struct_ops".to_owned(),
-            insns: 1_234,
+            insns: Some(1_234),
             autoload: true,
         }],
         maps: vec![MapInfo {

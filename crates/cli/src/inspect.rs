@@ -1,0 +1,193 @@
+//! `harena inspect`: what an object holds, and what of it would not work here.
+//!
+//! The object is linked as a run would link it, against the same simulated kernel. If that
+//! fails the list still shows all that the file itself says.
+
+use harena_bpf::btf::Value;
+use harena_bpf::{ExternKind, KernelSymbols, LinkError, LinkedObject, MapType, Object, ProgType};
+use harena_kernel::Kernel;
+use harena_report::{
+    ArenaInfo, ExternInfo, Inspection, MapInfo, OpInfo, OpsInfo, ProgramInfo, Unsupported,
+};
+
+use crate::args::Format;
+use crate::plan::InspectPlan;
+use crate::status::Status;
+use crate::{Failure, object, output};
+
+/// Ticks per second of the kernel to link against; nothing that is listed depends on it.
+const HZ: u32 = 1000;
+
+/// Lists what the object holds.
+pub(crate) fn inspect(plan: &InspectPlan) -> Result<Status, Failure> {
+    let object = object::parse(&plan.object)?;
+    let kernel = Kernel::new(HZ);
+    let linked = object.link(&kernel);
+    let inspection = list(&object, &kernel, &linked);
+    match plan.format {
+        Format::Text => output::print(&inspection.to_text())?,
+        Format::Json => output::print(&inspection.to_json())?,
+    }
+    Ok(Status::Fine)
+}
+
+fn list(object: &Object, kernel: &Kernel, linked: &Result<LinkedObject, LinkError>) -> Inspection {
+    let linked = linked.as_ref();
+    let externs = |is_kfunc: bool| {
+        let of_kind = object
+            .externs()
+            .iter()
+            .filter(|e| matches!(e.kind, ExternKind::Kfunc { .. }) == is_kfunc);
+        of_kind.map(|e| extern_info(kernel, e)).collect()
+    };
+    Inspection {
+        object: object.file().to_owned(),
+        license: object.license().to_owned(),
+        ops: ops(object, linked.ok()),
+        programs: programs(object, linked.ok()),
+        maps: object.maps().iter().map(map_info).collect(),
+        arenas: arenas(object),
+        kfuncs: externs(true),
+        externs: externs(false),
+        unsupported: unsupported(object, linked),
+    }
+}
+
+fn programs(object: &Object, linked: Option<&LinkedObject>) -> Vec<ProgramInfo> {
+    let info = |p: &harena_bpf::Program| ProgramInfo {
+        name: p.name.clone(),
+        section: p.section.clone(),
+        kind: p.prog_type.map_or("unknown", ProgType::name).to_owned(),
+        insns: linked
+            .and_then(|linked| linked.program(&p.name))
+            .map(|program| program.insns.len() as u64),
+        autoload: p.autoload,
+    };
+    object.programs().iter().map(info).collect()
+}
+
+fn map_info(map: &harena_bpf::LinkedMap) -> MapInfo {
+    MapInfo {
+        name: map.name.clone(),
+        kind: map.map_type.to_string(),
+        key_size: map.key_size.into(),
+        value_size: map.value_size.into(),
+        max_entries: map.max_entries.into(),
+        flags: map.map_flags.into(),
+    }
+}
+
+fn arenas(object: &Object) -> Vec<ArenaInfo> {
+    let arenas = object
+        .maps()
+        .iter()
+        .filter(|m| m.map_type == MapType::ARENA);
+    let info = |m: &harena_bpf::LinkedMap| ArenaInfo {
+        map: m.name.clone(),
+        pages: m.max_entries.into(),
+        user_vm_start: m.map_extra,
+        globals_size: m.contents.len,
+    };
+    arenas.map(info).collect()
+}
+
+fn extern_info(kernel: &Kernel, e: &harena_bpf::Extern) -> ExternInfo {
+    let name = harena_bpf::btf::strip_flavor(&e.name);
+    let resolved = match e.kind {
+        ExternKind::Kfunc { .. } => kernel.kfunc(name).is_some(),
+        ExternKind::Ksym { .. } => kernel.ksym(name).is_some(),
+        ExternKind::Kconfig { .. } => kernel.kconfig(name).is_some(),
+    };
+    ExternInfo {
+        name: e.name.clone(),
+        weak: e.weak,
+        resolved,
+    }
+}
+
+fn ops(object: &Object, linked: Option<&LinkedObject>) -> Vec<OpsInfo> {
+    let info = |(variable, type_name): (&str, &str)| OpsInfo {
+        variable: variable.to_owned(),
+        type_name: type_name.to_owned(),
+        scalars: scalars(object, variable),
+        members: linked.map_or_else(Vec::new, |linked| members(linked, variable)),
+    };
+    object.struct_ops().map(info).collect()
+}
+
+/// Members that are set and no programs.
+fn scalars(object: &Object, variable: &str) -> Vec<OpInfo> {
+    let Ok(Value::Struct(members)) = object.global_value(variable) else {
+        return Vec::new();
+    };
+    let is_set = |value: &Value| match value {
+        Value::Int(number) | Value::Enum(number, _) => *number != 0,
+        Value::Bool(set) => *set,
+        Value::Text(text) => !text.is_empty(),
+        Value::Array(_) | Value::Struct(_) | Value::Float(_) => true,
+        Value::Pointer(_) | Value::Missing => false,
+    };
+    let info = |(member, value): (String, Value)| OpInfo {
+        member,
+        value: value.to_string(),
+    };
+    let set = members.into_iter().filter(|(_, value)| is_set(value));
+    set.map(info).collect()
+}
+
+/// Members that are programs.
+fn members(linked: &LinkedObject, variable: &str) -> Vec<OpInfo> {
+    let table = linked.struct_ops.iter().find(|ops| ops.name == variable);
+    let members = table.iter().flat_map(|ops| &ops.members);
+    let info = |member: &harena_bpf::StructOpsMember| {
+        let program = linked.programs.get(member.program?.index())?;
+        Some(OpInfo {
+            member: member.name.clone(),
+            value: program.name.clone(),
+        })
+    };
+    members.filter_map(info).collect()
+}
+
+/// Everything that fails to link, traps when reached, or is never run.
+fn unsupported(object: &Object, linked: Result<&LinkedObject, &LinkError>) -> Vec<Unsupported> {
+    let mut list = Vec::new();
+    match linked {
+        Err(error) => list.push(Unsupported {
+            what: "the object".to_owned(),
+            why: error.to_string(),
+        }),
+        Ok(linked) => {
+            for program in &linked.programs {
+                list.extend(program.poisoned.iter().map(|(insn, why)| Unsupported {
+                    what: place(program, *insn),
+                    why: format!("{why}; the program may load, but not reach this"),
+                }));
+            }
+        }
+    }
+    for program in object.programs().iter().filter(|p| p.autoload) {
+        let kind = program.prog_type.map_or("unknown", ProgType::name);
+        if !matches!(
+            program.prog_type,
+            Some(ProgType::StructOps | ProgType::Syscall)
+        ) {
+            list.push(Unsupported {
+                what: format!("program `{}`", program.name),
+                why: format!("nothing here runs programs of type `{kind}`"),
+            });
+        }
+    }
+    list
+}
+
+fn place(program: &harena_bpf::LinkedProgram, insn: u32) -> String {
+    let name = &program.name;
+    match program.lines.at(insn) {
+        Some(line) => format!(
+            "program `{name}`, insn {insn} ({}:{})",
+            line.file, line.line
+        ),
+        None => format!("program `{name}`, insn {insn}"),
+    }
+}

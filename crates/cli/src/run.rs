@@ -1,0 +1,196 @@
+//! `harena run`: carries out a plan and says how it ended.
+
+use std::time::{Duration, Instant};
+
+use harena_kernel::{BpfScheduler, LoadOptions};
+use harena_report::{ArenaUse, Counts, Results, Scheduler, SourceLine, Violation, Workload};
+use harena_scx::{Form, SchedOps};
+use harena_sim::{Outcome, SimError, Simulation};
+use harena_vm::ViolationKind;
+
+use crate::args::Format;
+use crate::plan::{Report, RunPlan};
+use crate::progress::{Progress, Show};
+use crate::status::Status;
+use crate::{Failure, object, output, results, stats};
+
+/// The watchdog's limit if the scheduler does not set one.
+const TIMEOUT_MS_DEFAULT: u64 = 30_000;
+
+/// Runs the plan and prints its results.
+pub(crate) fn run(plan: &RunPlan) -> Result<Status, Failure> {
+    let mut simulation = prepare(plan)?;
+    let (outcome, wall) = simulate(plan, &mut simulation)?;
+    let results = collect(plan, simulation.scheduler(), &outcome, wall);
+    match plan.report {
+        Report::Nothing => {}
+        Report::Results(Format::Text) => output::print(&results.to_text())?,
+        Report::Results(Format::Json) => output::print(&results.to_json())?,
+    }
+    let status = Status::of_exit_kind(outcome.exit.kind);
+    if status != Status::Fine {
+        output::complain(&cause(&results));
+    }
+    Ok(status)
+}
+
+/// The machine with the scheduler loaded.
+#[expect(
+    clippy::large_stack_frames,
+    reason = "the machine is moved into its box once, near the bottom of the stack"
+)]
+fn prepare(plan: &RunPlan) -> Result<Box<Simulation<BpfScheduler>>, Failure> {
+    let object = object::parse(&plan.object)?;
+    let options = LoadOptions {
+        sets: object::settings(&object, &plan.settings),
+        hz: plan.sim.hz,
+        ..LoadOptions::default()
+    };
+    let (scheduler, image) = BpfScheduler::load(object, &options, &plan.sim.topology)
+        .map_err(|error| Failure::bad_input(format!("object `{}`", plan.object.name), error))?;
+    let simulation = Simulation::new(plan.sim.clone(), scheduler, image, None)
+        .map_err(|error| Failure::bad_input("cannot simulate", error))?;
+    Ok(Box::new(simulation))
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how long a run took is shown, and nothing depends on it"
+)]
+fn simulate(
+    plan: &RunPlan,
+    simulation: &mut Simulation<BpfScheduler>,
+) -> Result<(Outcome, Duration), Failure> {
+    let show = match plan.report {
+        Report::Nothing => Show::Never,
+        Report::Results(_) => Show::OnTerminal,
+    };
+    let progress = Progress::new(show, plan.sim.duration);
+    let started = Instant::now();
+    let outcome = simulation.run(&mut |at| progress.at(at.now, at.events));
+    let wall = started.elapsed();
+    let what = || format!("object `{}`, seed {}", plan.object.name, plan.sim.seed);
+    match outcome {
+        Ok(outcome) => Ok((outcome, wall)),
+        // These two are what the object and the workload say.
+        Err(error @ (SimError::Enable(_) | SimError::EndlessProgram { .. })) => {
+            Err(Failure::bad_input(what(), error))
+        }
+        Err(error @ (SimError::Check(_) | SimError::Stuck { .. } | SimError::Finished)) => {
+            Err(Failure::internal(what(), error))
+        }
+    }
+}
+
+/// Everything the report shows.
+fn collect(plan: &RunPlan, scheduler: &BpfScheduler, outcome: &Outcome, wall: Duration) -> Results {
+    let topology = &plan.sim.topology;
+    let violations: Vec<Violation> = scheduler.violations().iter().map(violation).collect();
+    let groups = results::groups(outcome);
+    Results {
+        machine: results::machine(&plan.topology, topology),
+        workload: Workload {
+            name: plan.sim.workload.name.clone(),
+            groups: groups.len() as u64,
+            tasks: groups.iter().map(|g| g.tasks).sum(),
+        },
+        seed: plan.sim.seed,
+        exit: results::exit(&outcome.exit, outcome.ended_at),
+        digest: outcome.digest.to_string(),
+        events: outcome.events,
+        sim_ns: outcome.ended_at.as_ns(),
+        wall_ns: u64::try_from(wall.as_nanos()).unwrap_or(u64::MAX),
+        groups,
+        cpus: results::cpus(outcome, topology),
+        callbacks: results::callbacks(outcome, scheduler.config().form),
+        arena: arena(scheduler),
+        scheduler: describe(plan, scheduler, outcome),
+        violations,
+    }
+}
+
+fn describe(plan: &RunPlan, scheduler: &BpfScheduler, outcome: &Outcome) -> Scheduler {
+    let config = scheduler.config();
+    let form = match config.form {
+        Form::Cpu => "cpu",
+        Form::Cid => "cid",
+    };
+    let timeout_ms = match config.timeout_ms {
+        0 => TIMEOUT_MS_DEFAULT,
+        set => set.into(),
+    };
+    Scheduler {
+        name: config.name.clone(),
+        object: plan.object.name.clone(),
+        form: form.to_owned(),
+        flags: config.flags,
+        timeout_ms,
+        insns: scheduler.insns(),
+        stats: statistics(scheduler),
+        core_events: results::core_events(outcome),
+    }
+}
+
+/// The scheduler's own counters. One whose memory is gone has no value to show.
+fn statistics(scheduler: &BpfScheduler) -> Counts {
+    let mut counts = Counts::default();
+    for name in scheduler.globals().filter(|name| stats::is_one(name)) {
+        if let Ok(value) = scheduler.global(name) {
+            stats::add(&mut counts, name, &value);
+        }
+    }
+    counts
+}
+
+/// Use of the arena; a program's own accesses to empty pages are recovered by the engine,
+/// those of kfuncs by the fault handler.
+fn arena(scheduler: &BpfScheduler) -> ArenaUse {
+    let Some(arena) = scheduler.arena() else {
+        return ArenaUse::default();
+    };
+    let own = scheduler.violations().iter();
+    let own = own
+        .filter(|v| v.kind == ViolationKind::Arena)
+        .map(|v| v.count);
+    ArenaUse {
+        pages: arena.pages.into(),
+        max_pages: arena.pages_max.into(),
+        faults_recovered: own.sum::<u64>() + arena.faults_recovered,
+    }
+}
+
+fn violation(v: &harena_vm::Violation) -> Violation {
+    let source = v.file.as_ref().zip(v.line).map(|(file, line)| SourceLine {
+        file: file.clone(),
+        line,
+        text: v.source.clone().unwrap_or_default(),
+    });
+    Violation {
+        program: v.program.clone(),
+        function: v.function.clone(),
+        kind: v.kind.to_string(),
+        access: v.access.to_owned(),
+        address: v.address,
+        insn: v.insn.into(),
+        source,
+        count: v.count,
+    }
+}
+
+/// The one line about a scheduler that failed.
+fn cause(results: &Results) -> String {
+    let exit = &results.exit;
+    let message = match exit.message.as_str() {
+        "" => String::new(),
+        message => format!(": {message}"),
+    };
+    format!(
+        "scheduler `{}`: {}{message} ({} after {}.{:09} s, seed {})",
+        results.scheduler.name,
+        exit.reason,
+        exit.kind,
+        exit.at_ns / 1_000_000_000,
+        exit.at_ns % 1_000_000_000,
+        results.seed,
+    )
+}

@@ -1,0 +1,208 @@
+//! Goal: the command does what the README and `docs/` promise, for good and bad input.
+//! Method: start the built binary as a user does, look at its output and exit code.
+
+mod harena;
+
+use harena::{harena, json, object};
+
+/// The documented top-level keys (`docs/json.md`), in alphabetical order.
+const KEYS: [&str; 14] = [
+    "arena",
+    "callbacks",
+    "cpus",
+    "digest",
+    "events",
+    "exit",
+    "groups",
+    "machine",
+    "scheduler",
+    "seed",
+    "sim_ns",
+    "violations",
+    "wall_ns",
+    "workload",
+];
+
+/// What the same short default run must hash to in every build on every machine.
+const GOLDEN_DIGEST: &str = "";
+
+#[test]
+fn the_default_run_is_fine_and_shows_every_part() {
+    let run = harena(&["run", "-d", "300ms"]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert_eq!(run.stderr, "", "no progress line without a terminal");
+    for part in [
+        "scheduler   levels (cid form, embedded levels.bpf.o)",
+        "machine     ",
+        "workload    ",
+        "seed        0\n",
+        "time        0.300 s simulated in ",
+        " events (",
+        "latency p50",
+        "CPUs busy ",
+        "callbacks   ",
+        "statistics  ",
+        "nr_direct ",
+        "arena       ",
+        "violations  none",
+        "exit        SCX_EXIT_",
+        "digest      ",
+    ] {
+        assert!(
+            run.stdout.contains(part),
+            "`{part}` is missing in\n{}",
+            run.stdout
+        );
+    }
+}
+
+#[test]
+fn each_of_our_schedulers_gives_the_documented_json() {
+    for name in ["fifo", "vtime", "levels", "wild"] {
+        let path = object(name);
+        let run = harena(&["run", &path, "-d", "200ms", "--format", "json"]);
+        assert_eq!(run.code, 0, "{name}: {}", run.stderr);
+        let results = json(&run);
+        let keys: Vec<&String> = results.as_object().unwrap().keys().collect();
+        assert_eq!(keys, KEYS, "{name}");
+        assert_eq!(results["scheduler"]["name"], name);
+        assert_eq!(results["scheduler"]["object"], path.as_str());
+        assert_eq!(results["machine"]["cpus"], 8, "{name}");
+        assert_eq!(results["sim_ns"], 200_000_000, "{name}");
+        assert_eq!(results["exit"]["code"], 0, "{name}");
+        assert_eq!(results["exit"]["message"], "", "{name}");
+        assert!(results["events"].as_u64().unwrap() > 1_000, "{name}");
+        assert!(
+            results["callbacks"]["dispatch"].as_u64().unwrap() > 0,
+            "{name}"
+        );
+        let violations = results["violations"].as_array().unwrap().len();
+        assert_eq!(
+            violations > 0,
+            name == "wild",
+            "{name}: {violations} violations"
+        );
+        assert_eq!(
+            results["arena"]["pages"].as_u64().unwrap() > 0,
+            !matches!(name, "fifo" | "vtime")
+        );
+    }
+}
+
+#[test]
+fn wild_survives_each_of_its_misdeeds_and_all_are_reported() {
+    let run = harena(&["run", &object("wild"), "-d", "300ms", "--format", "json"]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let results = json(&run);
+    let stats = &results["scheduler"]["stats"];
+    assert_eq!(stats["nr_surprises"], 0, "{stats}");
+    for counter in [
+        "nr_loads",
+        "nr_stores",
+        "nr_atomics",
+        "nr_straddles",
+        "nr_kfuncs",
+    ] {
+        assert!(stats[counter].as_u64().unwrap() > 0, "{counter} in {stats}");
+    }
+    assert!(results["arena"]["faults_recovered"].as_u64().unwrap() > 0);
+    let violations = results["violations"].as_array().unwrap();
+    let lines: std::collections::BTreeSet<u64> = violations
+        .iter()
+        .map(|v| {
+            v["source"]["line"]
+                .as_u64()
+                .expect("every misdeed has a source line")
+        })
+        .collect();
+    assert!(
+        lines.len() >= 5,
+        "one line for each kind of misdeed: {lines:?}"
+    );
+    for v in violations {
+        assert_eq!(v["program"], "wild_enqueue", "{v}");
+        assert!(
+            v["source"]["file"]
+                .as_str()
+                .unwrap()
+                .ends_with("wild.bpf.c"),
+            "{v}"
+        );
+        assert!(v["address"].is_u64(), "{v}");
+    }
+}
+
+#[test]
+fn a_scheduler_that_gives_up_ends_with_43_and_its_message() {
+    let wild = object("wild");
+    let run = harena(&[
+        "run",
+        &wild,
+        "-d",
+        "1s",
+        "--seed",
+        "7",
+        "--set",
+        "wild_error=1",
+    ]);
+    assert_eq!(run.code, 43, "{}", run.stderr);
+    let message = "wild gives up after 100 enqueues";
+    assert!(run.stdout.contains(message), "{}", run.stdout);
+    assert!(run.stdout.contains("SCX_EXIT_ERROR_BPF"), "{}", run.stdout);
+    run.complains_in_one_line(&["wild", message, "seed 7"]);
+}
+
+#[test]
+fn a_dropped_task_ends_with_42_at_exactly_the_watchdogs_time() {
+    let drop = object("tests/drop");
+    let args = ["run", &drop, "-d", "60s", "--set", "ops.timeout_ms=2000"];
+    let run = harena(&[&args[..], &["--format", "json"]].concat());
+    assert_eq!(run.code, 42, "{}", run.stderr);
+    let results = json(&run);
+    assert_eq!(results["exit"]["kind"], "SCX_EXIT_ERROR_STALL");
+    let nr_dropped = &results["scheduler"]["stats"]["nr_dropped"];
+    assert!(nr_dropped.as_u64().unwrap() > 0);
+    run.complains_in_one_line(&["failed to run for 2.0", "seed 0"]);
+}
+
+#[test]
+fn equal_commands_give_equal_digests_and_another_seed_another() {
+    let digest = |seed: &str| {
+        let run = harena(&["run", "-d", "200ms", "--format", "json", "--seed", seed]);
+        assert_eq!(run.code, 0, "{}", run.stderr);
+        json(&run)["digest"].as_str().unwrap().to_owned()
+    };
+    let first = digest("0");
+    assert_eq!(first, digest("0"));
+    assert_ne!(first, digest("1"));
+    assert_eq!(
+        first, GOLDEN_DIGEST,
+        "the digest is the same in debug and release builds; if the simulation was changed on \
+         purpose, so is this constant"
+    );
+}
+
+#[test]
+fn settings_change_the_run() {
+    let slices = |set: &[&str]| {
+        let run = harena(&[&["run", "-d", "200ms", "--format", "json"], set].concat());
+        assert_eq!(run.code, 0, "{}", run.stderr);
+        json(&run)["digest"].as_str().unwrap().to_owned()
+    };
+    assert_ne!(slices(&[]), slices(&["--set", "slice_ns=1000000"]));
+}
+
+#[test]
+fn quiet_prints_nothing_and_keeps_the_exit_code() {
+    let run = harena(&["run", "-d", "50ms", "--quiet"]);
+    assert_eq!(
+        (run.code, run.stdout.as_str(), run.stderr.as_str()),
+        (0, "", "")
+    );
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let code = harena::with_closed_stdout(&["run", "-d", "50ms"]);
+    assert_eq!(code, 0);
+}
