@@ -65,7 +65,21 @@ fn declare(btf: &Btf, out: &mut String) {
                 let later = btf.get(*target).kind() == Kind::Struct;
                 line(if later { &mut typedefs_of_structs } else { out }, &text);
             }
-            _ => {}
+            Type::Void
+            | Type::Int { .. }
+            | Type::Ptr { .. }
+            | Type::Array { .. }
+            | Type::Union(_)
+            | Type::Volatile { .. }
+            | Type::Const { .. }
+            | Type::Restrict { .. }
+            | Type::Func { .. }
+            | Type::FuncProto { .. }
+            | Type::Var { .. }
+            | Type::DataSec { .. }
+            | Type::Float { .. }
+            | Type::DeclTag { .. }
+            | Type::TypeTag { .. } => {}
         }
     }
     out.push_str(&typedefs_of_structs);

@@ -9,7 +9,6 @@
 //! struct_ops variable is chosen.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use harena_abi::{Errno, scx};
 use harena_bpf::{GlobalError, GlobalValue, LinkError, LinkedObject, Object, StructOps};

@@ -158,7 +158,7 @@ impl Walk<'_> {
                 frozen.then_some(Known::Frozen { map, offset })
             }
             PseudoLoad::Value => Some(Known::Number(ldimm64_value(insn.imm, high))),
-            _ => None,
+            PseudoLoad::Map | PseudoLoad::BtfId | PseudoLoad::Func => None,
         }
     }
 

@@ -29,8 +29,6 @@ ctypes! {
         bw_quota_us: u64,
         bw_burst_us: u64,
     }
-    /// Arguments of `ops.cpu_acquire`: none.
-    struct scx_cpu_acquire_args {}
     /// Arguments of `ops.cpu_release`.
     struct scx_cpu_release_args {
         reason: scx_cpu_preempt_reason,

@@ -2,6 +2,7 @@
 //!
 //! Method: the committed objects of `bpf/` are loaded through the real loader and engine
 //! and run in short simulations; what programs saw is read back from their globals.
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod load;
 mod misuse;

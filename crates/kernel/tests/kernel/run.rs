@@ -121,3 +121,45 @@ fn set_cmask_hands_over_the_affinity_in_the_arena() {
     let address = int(&scheduler, "seen.address");
     assert_eq!(address >> 32, 1 << 12, "{address:#x}");
 }
+
+#[test]
+fn cpumask_kfuncs_do_what_their_names_say() {
+    let (outcome, scheduler) = Run {
+        ms: 10,
+        ..Run::mixed("tests/masks")
+    }
+    .go();
+    assert_eq!(outcome.exit.kind, scx::SCX_EXIT_UNREG, "{:?}", outcome.exit);
+    assert_eq!(int(&scheduler, "nr_checks"), 30);
+    assert_eq!(
+        int(&scheduler, "failed"),
+        0,
+        "{:#x}",
+        int(&scheduler, "failed")
+    );
+}
+
+#[test]
+fn callbacks_run_inside_the_kfuncs_that_cause_them() {
+    let (outcome, scheduler) = Run::mixed("tests/queues").go();
+    assert_eq!(outcome.exit.kind, scx::SCX_EXIT_UNREG, "{:?}", outcome.exit);
+    assert!(int(&scheduler, "nr_to_local") > 100);
+    assert!(int(&scheduler, "nr_moved") >= int(&scheduler, "nr_to_local"));
+    assert_eq!(int(&scheduler, "nr_peek_wrong"), 0);
+    // Each task that left for a local DSQ was dequeued once, inside the kfunc; those moved to
+    // another CPU are seen when they run.
+    let dequeued = int(&scheduler, "nr_dequeued");
+    assert!(dequeued > 100, "{dequeued}");
+    assert!(dequeued <= int(&scheduler, "nr_enqueued"));
+}
+
+#[test]
+fn timers_fire_and_rearm_until_the_scheduler_leaves() {
+    let (_, scheduler) = Run::mixed("tests/queues").go();
+    // 300 ms, every 10 ms.
+    assert!(
+        (28..=30).contains(&int(&scheduler, "nr_timer")),
+        "{}",
+        int(&scheduler, "nr_timer")
+    );
+}

@@ -7,14 +7,14 @@ use harena_kernel::{BpfScheduler, LoadError, LoadOptions};
 use harena_sim::{Outcome, SimConfig, Simulation, Workload, parse_topology};
 
 /// The committed object `bpf/{name}.bpf.o`.
-pub fn object(name: &str) -> Object {
+pub(crate) fn object(name: &str) -> Object {
     let path = format!("{}/../../bpf/{name}.bpf.o", env!("CARGO_MANIFEST_DIR"));
     let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
     Object::parse(&format!("{name}.bpf.o"), &bytes).unwrap()
 }
 
 /// Settings as a command line would give them.
-pub fn options(sets: &[(&str, &str)]) -> LoadOptions {
+pub(crate) fn options(sets: &[(&str, &str)]) -> LoadOptions {
     LoadOptions {
         sets: sets
             .iter()
@@ -25,7 +25,7 @@ pub fn options(sets: &[(&str, &str)]) -> LoadOptions {
 }
 
 /// The error of loading `name`, which must fail.
-pub fn load_error(name: &str) -> LoadError {
+pub(crate) fn load_error(name: &str) -> LoadError {
     let topology = parse_topology("1n1l4c1t").unwrap();
     BpfScheduler::load(object(name), &LoadOptions::default(), &topology)
         .map(|_| ())
@@ -33,17 +33,17 @@ pub fn load_error(name: &str) -> LoadError {
 }
 
 /// What to run.
-pub struct Run<'a> {
-    pub name: &'a str,
-    pub sets: &'a [(&'a str, &'a str)],
-    pub topology: &'a str,
-    pub workload: Workload,
-    pub ms: u64,
+pub(crate) struct Run<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) sets: &'a [(&'a str, &'a str)],
+    pub(crate) topology: &'a str,
+    pub(crate) workload: Workload,
+    pub(crate) ms: u64,
 }
 
 impl<'a> Run<'a> {
     /// A mixed workload on 8 CPUs for a moment.
-    pub fn mixed(name: &'a str) -> Self {
+    pub(crate) fn mixed(name: &'a str) -> Self {
         Self {
             name,
             sets: &[],
@@ -54,12 +54,12 @@ impl<'a> Run<'a> {
     }
 
     /// Runs it to its end.
-    pub fn go(self) -> (Outcome, BpfScheduler) {
+    pub(crate) fn go(self) -> (Outcome, BpfScheduler) {
         self.go_with(|_| {})
     }
 
     /// Runs it with other load options.
-    pub fn go_with(self, change: impl FnOnce(&mut LoadOptions)) -> (Outcome, BpfScheduler) {
+    pub(crate) fn go_with(self, change: impl FnOnce(&mut LoadOptions)) -> (Outcome, BpfScheduler) {
         let topology = parse_topology(self.topology).unwrap();
         let mut options = options(self.sets);
         change(&mut options);
@@ -75,15 +75,16 @@ impl<'a> Run<'a> {
 }
 
 /// A workload of one task group.
-pub fn workload(tasks: &str) -> Workload {
+pub(crate) fn workload(tasks: &str) -> Workload {
     let text = format!("{{ \"tasks\": {{ {tasks} }} }}");
     Workload::parse("test.json", text.as_bytes()).unwrap()
 }
 
 /// An integer global.
-pub fn int(scheduler: &BpfScheduler, path: &str) -> i128 {
-    match scheduler.global(path).unwrap() {
-        Value::Int(value) => value,
-        other => panic!("{path} is {other}"),
-    }
+pub(crate) fn int(scheduler: &BpfScheduler, path: &str) -> i128 {
+    let value = scheduler.global(path).unwrap();
+    let Value::Int(value) = value else {
+        panic!("{path} is {value}");
+    };
+    value
 }
