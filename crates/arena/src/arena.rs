@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering;
 
 use harena_abi::{ArenaOffset, KernAddr, PAGE_SIZE, PageIndex, UserAddr};
 use harena_arena_fault::{
-    ArenaId, Entry, EntryState, HALF_GUARD, KERN_VM_SIZE, PageRange, REGISTRY, Report, WINDOW_SIZE,
+    ArenaId, EntryState, HALF_GUARD, KERN_VM_SIZE, PageRange, REGISTRY, Report, WINDOW_SIZE,
     WindowPage,
 };
 
@@ -353,12 +353,6 @@ impl Arena {
     #[must_use]
     pub fn window_state(&self, page: WindowPage) -> EntryState {
         self.core.entry(page).state()
-    }
-
-    /// All entries, window and upper guard, in order.
-    #[must_use]
-    pub fn entry(&self, page: WindowPage) -> &Entry {
-        self.core.entry(page)
     }
 
     /// Pages that programs, host or user have in use.
