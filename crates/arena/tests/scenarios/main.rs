@@ -10,6 +10,7 @@ mod allocation;
 mod common;
 mod creation;
 mod fallback;
+mod model;
 mod pool;
 mod recovery;
 mod signals;
