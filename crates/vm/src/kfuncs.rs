@@ -238,8 +238,18 @@ fn u32_of(arg: u64) -> u32 {
 }
 
 /// The user address of the pages, or NULL.
-fn arena_alloc_pages(ctx: &mut Ctx<'_>, [map, addr, count, _, flags]: [u64; 5]) -> Answer {
+/// Any node, as a program passes it: -1.
+const NUMA_NO_NODE: u32 = u32::MAX;
+/// The kernel's `MAX_NUMNODES`: no machine has a node of this number or beyond.
+const NODES_MAX: u32 = 1024;
+
+/// The node is a wish that costs nothing here, but one that cannot be is refused.
+fn arena_alloc_pages(ctx: &mut Ctx<'_>, [map, addr, count, node, flags]: [u64; 5]) -> Answer {
     let arena = arena(ctx, map)?;
+    let node = u32_of(node);
+    if node != NUMA_NO_NODE && node >= NODES_MAX {
+        return Ok(0);
+    }
     let addr = (addr != 0).then_some(UserAddr::new(addr));
     let pages = if may_sleep(ctx) {
         arena.alloc_pages(addr, u32_of(count), flags)
