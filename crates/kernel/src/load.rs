@@ -22,6 +22,7 @@ use crate::btf::Kernel;
 use crate::check::{VerifyError, check, op_of};
 use crate::image::KernelImage;
 use crate::kfuncs::descs;
+use crate::map_objects::write_map_objects;
 use crate::places::Places;
 use crate::scheduler::BpfScheduler;
 use crate::state::State;
@@ -152,6 +153,7 @@ impl BpfScheduler {
         config.insn_budget = options.insn_budget.unwrap_or(config.insn_budget);
         let mut vm = Vm::new(config)?;
         let loaded = vm.load(&linked, &descs())?;
+        write_map_objects(&vm, &loaded);
         let ops_id = loaded.struct_ops[index];
         let arena = match form {
             Form::Cid => Some(only_arena(&vm, ops_id)?),
