@@ -56,7 +56,8 @@ impl<S: SchedOps> Simulation<S> {
         let def_ref = &self.config.workload.tasks[def];
         let properties = &def_ref.properties;
         let allowed = properties.cpus.as_ref().unwrap_or(&self.all_cpus).clone();
-        let cpu = nth(&allowed, instance);
+        let cpus = &self.fork_cpus[def];
+        let cpu = cpus[instance as usize % cpus.len()];
         let comm = comm_of(&def_ref.name, instance);
         let spec = TaskSpec {
             comm: comm.clone(),
@@ -127,13 +128,6 @@ pub(crate) fn check_config(config: &SimConfig) -> Result<(), ConfigError> {
         }
     }
     Ok(())
-}
-
-/// The `n`-th member of a set, counted around.
-fn nth(set: &CpuSet, n: u32) -> Cpu {
-    set.iter()
-        .nth((n % set.len()) as usize)
-        .expect("an affinity is never empty")
 }
 
 /// `name-instance`, with the name cut so that the kernel's 15 bytes hold the number.

@@ -41,6 +41,8 @@ pub struct Simulation<S> {
     end: SimTime,
     pub(crate) all_cpus: CpuSet,
     pub(crate) group_of_def: Vec<usize>,
+    /// CPUs on which the instances of each task definition are forked in turn; not empty.
+    pub(crate) fork_cpus: Vec<Vec<Cpu>>,
     pub(crate) shared_timers: Vec<Option<SimTime>>,
     /// Instances that exist or are still to be forked.
     pub(crate) alive: u64,
@@ -80,13 +82,19 @@ impl<S: SchedOps> Simulation<S> {
             });
             group_of_def.push(group);
         }
+        let all_cpus = CpuSet::first_n(nr_cpus);
+        let fork_cpus = config.workload.tasks.iter().map(|def| {
+            let cpus = def.properties.cpus.as_ref().unwrap_or(&all_cpus);
+            cpus.iter().collect()
+        });
         let core_config = CoreConfig { hz: config.hz };
         Ok(Self {
             core: Core::new(config.topology.clone(), core_config, image),
             ops,
             hw,
             end: SimTime::ZERO.after(config.duration),
-            all_cpus: CpuSet::first_n(nr_cpus),
+            fork_cpus: fork_cpus.collect(),
+            all_cpus,
             group_of_def,
             shared_timers: vec![None; config.workload.timers.len()],
             alive: config.workload.instances(),

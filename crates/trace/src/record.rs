@@ -1,13 +1,14 @@
 //! The event schema: one record is 32 bytes, little endian, the same on every host.
 //!
 //! ```text
-//!  0        8     12    13    14     16      20       24       32
-//!  | time   | cpu | kind| sub | 0 0  | task  | other  | arg    |
+//!  0        8     12    13    14      15   16      20       24       32
+//!  | time   | cpu | kind| sub | item  | 0 | task  | other  | arg    |
 //! ```
 //!
 //! `task` and `other` are `u32::MAX` where there is no task. Which of `sub`, `other` and
-//! `arg` a kind uses is written in [`Record::encode`]; the rest are zero. A change of
-//! meaning needs a new [`SCHEMA_VERSION`]: the version is part of every digest.
+//! `arg` a kind uses is written in `What::columns`; the rest are zero, and so is `item`,
+//! which tells a record from other items of a stream. A change of meaning needs a new
+//! [`SCHEMA_VERSION`]: the version is part of every digest.
 
 use harena_abi::{Cpu, DsqId, SimTime, Tid};
 
@@ -379,15 +380,15 @@ const fn low_u32(arg: u64) -> u32 {
 impl Record {
     /// The record as bytes.
     #[must_use]
+    #[inline]
     pub fn encode(&self) -> [u8; RECORD_SIZE] {
         let c = self.what.columns();
+        let place = u64::from(self.cpu.raw()) | u64::from(c.kind) << 32 | u64::from(c.sub) << 40;
+        let tasks = u64::from(c.task) | u64::from(c.other) << 32;
         let mut bytes = [0; RECORD_SIZE];
         bytes[0..8].copy_from_slice(&self.time.as_ns().to_le_bytes());
-        bytes[8..12].copy_from_slice(&self.cpu.raw().to_le_bytes());
-        bytes[12] = c.kind;
-        bytes[13] = c.sub;
-        bytes[16..20].copy_from_slice(&c.task.to_le_bytes());
-        bytes[20..24].copy_from_slice(&c.other.to_le_bytes());
+        bytes[8..16].copy_from_slice(&place.to_le_bytes());
+        bytes[16..24].copy_from_slice(&tasks.to_le_bytes());
         bytes[24..32].copy_from_slice(&c.arg.to_le_bytes());
         bytes
     }

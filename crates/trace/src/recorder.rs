@@ -1,8 +1,8 @@
 //! Where records go: digest, counts, and a sink if there is one.
 //!
-//! The digest hashes a tagged stream: the schema version, then per item one tag byte and
-//! its bytes. Texts (task names, exit messages) are items of their own, with a length, so
-//! that no two different streams hash the same bytes.
+//! The digest hashes a stream of items: the schema version, then records, and between them
+//! texts (task names, exit messages). A text begins with a header of a record's size that
+//! says how long it is, so that no two different streams hash the same bytes.
 
 use std::fmt;
 
@@ -12,12 +12,13 @@ use twox_hash::xxhash3_128::Hasher;
 use crate::record::{RECORD_SIZE, Record, SCHEMA_VERSION, What};
 use crate::sink::Sink;
 
-/// Bytes hashed at once: 64 records with their tags.
-const BATCH_SIZE: usize = 64 * (1 + RECORD_SIZE);
+/// Bytes hashed at once: 64 records.
+const BATCH_SIZE: usize = 64 * RECORD_SIZE;
 
-const TAG_RECORD: u8 = 0;
-const TAG_TASK: u8 = 1;
-const TAG_TEXT: u8 = 2;
+/// Place of the byte that is zero in a record and tells what other items are.
+const ITEM_AT: usize = 14;
+const ITEM_TASK: u8 = 1;
+const ITEM_TEXT: u8 = 2;
 
 /// XXH3-128 over a whole run.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,7 +58,8 @@ impl Counts {
 /// Takes every record of one run.
 pub struct Recorder {
     hasher: Hasher,
-    batch: Vec<u8>,
+    batch: Box<[u8; BATCH_SIZE]>,
+    batched: usize,
     counts: Counts,
     sink: Option<Box<dyn Sink + Send>>,
 }
@@ -79,7 +81,8 @@ impl Recorder {
         hasher.write(&SCHEMA_VERSION.to_le_bytes());
         Self {
             hasher,
-            batch: Vec::with_capacity(BATCH_SIZE),
+            batch: Box::new([0; BATCH_SIZE]),
+            batched: 0,
             counts: Counts::default(),
             sink,
         }
@@ -87,11 +90,8 @@ impl Recorder {
 
     /// Names a task; comes before the first record that mentions it.
     pub fn task(&mut self, task: Tid, comm: &str, group: &str) {
-        flush(&mut self.hasher, &mut self.batch);
-        self.hasher.write(&[TAG_TASK]);
-        self.hasher.write(&task.raw().to_le_bytes());
-        hash_text(&mut self.hasher, comm);
-        hash_text(&mut self.hasher, group);
+        self.hash_text(ITEM_TASK, task.raw(), comm);
+        self.hash_text(ITEM_TASK, task.raw(), group);
         if let Some(sink) = &mut self.sink {
             sink.task(task, comm, group);
         }
@@ -99,9 +99,7 @@ impl Recorder {
 
     /// A text that belongs to the record before it, such as an exit message.
     pub fn text(&mut self, text: &str) {
-        flush(&mut self.hasher, &mut self.batch);
-        self.hasher.write(&[TAG_TEXT]);
-        hash_text(&mut self.hasher, text);
+        self.hash_text(ITEM_TEXT, 0, text);
         if let Some(sink) = &mut self.sink {
             sink.text(text);
         }
@@ -110,11 +108,10 @@ impl Recorder {
     /// Takes one record.
     pub fn record(&mut self, record: &Record) {
         self.counts.by_kind[usize::from(record.what.kind())] += 1;
-        let mut tagged = [TAG_RECORD; 1 + RECORD_SIZE];
-        tagged[1..].copy_from_slice(&record.encode());
-        self.batch.extend_from_slice(&tagged);
-        if self.batch.len() == BATCH_SIZE {
-            flush(&mut self.hasher, &mut self.batch);
+        self.batch[self.batched..][..RECORD_SIZE].copy_from_slice(&record.encode());
+        self.batched += RECORD_SIZE;
+        if self.batched == BATCH_SIZE {
+            self.flush();
         }
         if let Some(sink) = &mut self.sink {
             sink.record(record);
@@ -130,13 +127,28 @@ impl Recorder {
     /// The digest over everything so far.
     #[must_use]
     pub fn digest(&mut self) -> Digest {
-        flush(&mut self.hasher, &mut self.batch);
+        self.flush();
         Digest(self.hasher.finish_128())
     }
 
     /// Gives the sink back.
     pub fn take_sink(&mut self) -> Option<Box<dyn Sink + Send>> {
         self.sink.take()
+    }
+
+    fn flush(&mut self) {
+        self.hasher.write(&self.batch[..self.batched]);
+        self.batched = 0;
+    }
+
+    fn hash_text(&mut self, item: u8, task: u32, text: &str) {
+        self.flush();
+        let mut header = [0; RECORD_SIZE];
+        header[ITEM_AT] = item;
+        header[16..20].copy_from_slice(&task.to_le_bytes());
+        header[24..32].copy_from_slice(&(text.len() as u64).to_le_bytes());
+        self.hasher.write(&header);
+        self.hasher.write(text.as_bytes());
     }
 }
 
@@ -148,16 +160,6 @@ impl Recorder {
 )]
 pub fn hash(bytes: &[u8]) -> u64 {
     Hasher::oneshot(bytes) as u64
-}
-
-fn flush(hasher: &mut Hasher, batch: &mut Vec<u8>) {
-    hasher.write(batch);
-    batch.clear();
-}
-
-fn hash_text(hasher: &mut Hasher, text: &str) {
-    hasher.write(&(text.len() as u64).to_le_bytes());
-    hasher.write(text.as_bytes());
 }
 
 #[cfg(test)]
@@ -212,7 +214,6 @@ mod tests {
         let mut r = Recorder::new(None);
         r.record(&tick(7));
         let mut stream = SCHEMA_VERSION.to_le_bytes().to_vec();
-        stream.push(TAG_RECORD);
         stream.extend_from_slice(&tick(7).encode());
         assert_eq!(r.digest(), Digest(Hasher::oneshot(&stream)));
     }

@@ -84,27 +84,6 @@ fn simulations_run_side_by_side() {
     }
 }
 
-/// The task dropped at its 50th enqueue became runnable then; the watchdog, which looks
-/// every half timeout, must find it at its first look after the timeout, and not before.
-#[test]
-fn a_dropped_task_ends_the_run_at_the_watchdogs_time() {
-    let mut ops = Simple::new(Order::Fifo);
-    ops.drop_every = Some(50);
-    let config = mixed("8c", Nanos::from_ms(60_000), 1);
-    let outcome = run(config, ops.timeout_ms(5000)).unwrap();
-    assert_eq!(outcome.exit.kind, scx::SCX_EXIT_ERROR_STALL);
-    assert!(outcome.exit.message.contains("failed to run for"));
-    let half = 2_500_000_000;
-    assert_eq!(
-        outcome.ended_at.as_ns() % half,
-        0,
-        "{}",
-        outcome.exit.message
-    );
-    assert!(outcome.ended_at.as_ns() >= 2 * half);
-    assert!(outcome.ended_at.as_ns() <= 3 * half);
-}
-
 #[test]
 fn a_run_ends_when_all_tasks_have() {
     let workload = r#"{"tasks": {"t": {"instance": 3, "loop": 4, "run": 1000, "sleep": 500},

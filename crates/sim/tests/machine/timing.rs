@@ -1,9 +1,9 @@
 //! Times that can be worked out by hand.
 
 use crate::schedulers::{Order, Simple, exact};
-use harena_abi::{Nanos, Tid};
-use harena_scx::PlainImage;
-use harena_sim::{Costs, Outcome, SimConfig, Simulation};
+use harena_abi::{Nanos, Tid, scx};
+use harena_scx::{Op, PlainImage};
+use harena_sim::{Costs, Outcome, SimConfig, Simulation, Workload};
 use harena_trace::{Record, Sink, What};
 
 /// Passes records on to the test.
@@ -208,4 +208,45 @@ fn timers_keep_their_grid() {
         ]
     );
     assert_eq!(outcome.groups[0].wakeups, 11);
+}
+
+/// The watchdog looks every half timeout. It must find the dropped task at its first look
+/// more than a timeout after the task became runnable, and nothing before.
+#[test]
+fn a_dropped_task_stalls_at_exactly_the_watchdogs_time() {
+    let workload = Workload::mixed();
+    let mut ops = Simple::new(Order::Fifo).timeout_ms(5000);
+    ops.drop_every = Some(50);
+    let config = SimConfig {
+        duration: Nanos::from_ms(60_000),
+        ..SimConfig::new(harena_sim::default_topology(), workload)
+    };
+    let (outcome, records) = traced(config, ops);
+    let enqueues =
+        |r: &&Record| matches!(r.what, What::Callback { op, .. } if op == Op::Enqueue as u8);
+    let dropped: Vec<(u64, Tid)> = records
+        .iter()
+        .filter(enqueues)
+        .skip(49)
+        .step_by(50)
+        .map(|r| match r.what {
+            What::Callback { task: Some(p), .. } => (r.time.as_ns(), p),
+            ref other => panic!("{other:?} has no task"),
+        })
+        .collect();
+    let (half, timeout) = (2_500_000_000, 5_000_000_000);
+    // Ages count in whole milliseconds.
+    let runnable_at = |time: u64| time / 1_000_000 * 1_000_000;
+    let look = ((runnable_at(dropped[0].0) + timeout) / half + 1) * half;
+    assert_eq!(outcome.ended_at.as_ns(), look);
+    assert_eq!(outcome.exit.kind, scx::SCX_EXIT_ERROR_STALL);
+    // Of several that are late by then, the first CPU's is named.
+    let late = dropped.iter().filter(|d| runnable_at(d.0) + timeout < look);
+    let mut messages = late.map(|&(time, p)| {
+        let age_ms = (look - runnable_at(time)) / 1_000_000;
+        let (seconds, ms) = (age_ms / 1000, age_ms % 1000);
+        format!("[{p}] failed to run for {seconds}.{ms:03}s")
+    });
+    let message = &outcome.exit.message;
+    assert!(messages.any(|m| message.ends_with(&m)), "{message}");
 }
