@@ -77,6 +77,8 @@ pub(crate) struct Dsqs {
     global: Vec<Dsq>,
     bypass: Vec<Dsq>,
     user: Vec<Option<Dsq>>,
+    /// Empty slots of `user`.
+    free: Vec<u32>,
     by_id: BTreeMap<u64, u32>,
     links: Links,
     priq: Priq,
@@ -101,6 +103,7 @@ impl Dsqs {
             global: builtin(nr_nodes, |_| scx::SCX_DSQ_GLOBAL),
             bypass: builtin(nr_cpus, |_| scx::SCX_DSQ_BYPASS),
             user: Vec::new(),
+            free: Vec::new(),
             by_id: BTreeMap::new(),
             links: Links::default(),
             priq: Priq::default(),
@@ -216,18 +219,20 @@ impl Dsqs {
         if self.by_id.contains_key(&id) {
             return Err(Errno::EEXIST);
         }
-        let slot = match self.user.iter().position(Option::is_none) {
-            Some(slot) => slot,
-            None => {
-                self.user.push(None);
-                self.user.len() - 1
-            }
-        };
-        self.user[slot] = Some(Dsq {
+        let dsq = Some(Dsq {
             id,
             ..Dsq::default()
         });
-        let slot = u32::try_from(slot).expect("fewer than 2^32 user DSQs");
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.user[slot as usize] = dsq;
+                slot
+            }
+            None => {
+                self.user.push(dsq);
+                u32::try_from(self.user.len() - 1).expect("fewer than 2^32 user DSQs")
+            }
+        };
         self.by_id.insert(id, slot);
         Ok(())
     }
@@ -245,6 +250,7 @@ impl Dsqs {
             0 => {
                 self.by_id.remove(&id);
                 self.user[slot as usize] = None;
+                self.free.push(slot);
                 for it in self.iters.iter_mut().flatten().filter(|it| it.slot == slot) {
                     it.next = None;
                 }
@@ -258,6 +264,7 @@ impl Dsqs {
     pub(crate) fn destroy_all(&mut self) {
         debug_assert!(self.user.iter().flatten().all(|d| d.nr == 0));
         self.user.clear();
+        self.free.clear();
         self.by_id.clear();
         self.iters.clear();
         self.live_iters = 0;

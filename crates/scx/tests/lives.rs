@@ -103,44 +103,35 @@ fn fork(w: &mut World, n: u8) {
 /// Requests may be refused; the core must only stay consistent.
 fn happen_to_task(w: &mut World, p: Tid, what: &Happening) {
     use Happening as H;
-    match *what {
-        H::Wake(n, sync) => {
-            w.m.this = u32::from(n % 4);
-            w.on(|core, env| core.wakeup(env, p, sync));
-        }
-        H::Nice(_, nice) => {
-            let _ret = w.on(|core, env| core.set_nice(env, p, nice.into()));
-        }
-        H::Affinity(_, mask) => {
-            let mask = (0..4)
-                .filter(|c| mask >> c & 1 == 1)
-                .map(Cpu::new)
-                .collect();
-            let _ret = w.on(|core, env| core.set_affinity(env, p, &mask));
-        }
-        H::Policy(_, k) => {
-            let policies = [
-                scx::SCHED_NORMAL,
-                scx::SCHED_EXT,
-                scx::SCHED_FIFO,
-                scx::SCHED_IDLE,
-            ];
-            let policy = policies[usize::from(k % 4)];
-            let _ret = w.on(|core, env| core.set_policy(env, p, policy));
-        }
-        _ => unreachable!("not about a task"),
+    if let H::Wake(n, sync) = *what {
+        w.m.this = u32::from(n % 4);
+        w.on(|core, env| core.wakeup(env, p, sync));
+    } else if let H::Nice(_, nice) = *what {
+        let _ret = w.on(|core, env| core.set_nice(env, p, nice.into()));
+    } else if let H::Affinity(_, mask) = *what {
+        let mask = (0..4).filter(|c| mask >> c & 1 == 1).map(Cpu::new).collect();
+        let _ret = w.on(|core, env| core.set_affinity(env, p, &mask));
+    } else if let H::Policy(_, k) = *what {
+        let policies = [
+            scx::SCHED_NORMAL,
+            scx::SCHED_EXT,
+            scx::SCHED_FIFO,
+            scx::SCHED_IDLE,
+        ];
+        let policy = policies[usize::from(k % 4)];
+        let _ret = w.on(|core, env| core.set_policy(env, p, policy));
     }
 }
 
 fn happen_to_cpu(w: &mut World, cpu: u32, what: &Happening) {
-    let leave = match what {
-        Happening::Sleep(_) => Leave::Sleeping,
-        Happening::Die(_) => Leave::Exiting,
-        _ => {
-            w.on(|core, env| core.yield_current(env, Cpu::new(cpu)));
-            Leave::Runnable
-        }
-    };
+    let mut leave = Leave::Runnable;
+    if matches!(what, Happening::Sleep(_)) {
+        leave = Leave::Sleeping;
+    } else if matches!(what, Happening::Die(_)) {
+        leave = Leave::Exiting;
+    } else {
+        w.on(|core, env| core.yield_current(env, Cpu::new(cpu)));
+    }
     w.schedule(cpu, leave);
 }
 

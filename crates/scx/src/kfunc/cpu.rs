@@ -2,7 +2,7 @@
 
 use harena_abi::{Cid, Cpu, Errno, Tid, scx};
 
-use crate::{CidTopo, Core, Machine};
+use crate::{CidTopo, Core, Machine, Op};
 
 impl Core {
     /// `scx_bpf_kick_cpu`.
@@ -83,7 +83,10 @@ impl Core {
         cpu_to_cid: &[i32],
         shard_start: &[i32],
     ) {
-        if let Err(why) = self.cids.set_layout(cpu_to_cid, shard_start) {
+        if self.op.is_none_or(|cx| cx.op != Op::InitCids) {
+            let why = "scx_bpf_cid_override() called outside of ops.init_cids()";
+            self.error(machine, why);
+        } else if let Err(why) = self.cids.set_layout(cpu_to_cid, shard_start) {
             self.error(machine, &why.to_string());
         }
     }
