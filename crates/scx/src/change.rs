@@ -9,6 +9,8 @@
 //! sleeping  ──op──►
 //! ```
 
+use std::rc::Rc;
+
 use harena_abi::{Cpu, Errno, Tid, scx};
 
 use crate::task::RunState;
@@ -62,13 +64,13 @@ impl Core {
         if !allowed.intersects(&self.online) {
             return Err(Errno::EINVAL);
         }
-        if t.allowed == *allowed {
+        if *t.allowed == *allowed {
             return Ok(());
         }
         let flags = scx::DEQUEUE_SAVE | scx::DEQUEUE_NOCLOCK;
         self.change(env, p, flags, |core, env| {
             let t = &mut core.tasks[p];
-            t.allowed = allowed.clone();
+            t.allowed = Rc::new(allowed.clone());
             t.nr_allowed = allowed.len();
             core.image.set_allowed(p, allowed);
             if core.t(p).class == Class::Ext {
@@ -81,7 +83,7 @@ impl Core {
 
     pub(crate) fn call_set_cpumask(&mut self, env: &mut Env<'_>, p: Tid) {
         if self.has_op(Op::SetCpumask) {
-            let allowed = self.t(p).allowed.clone();
+            let allowed = Rc::clone(&self.t(p).allowed);
             self.call_task(env, Op::SetCpumask, p, |ops, cx| {
                 ops.set_cpumask(cx, p, &allowed);
             });
@@ -90,9 +92,10 @@ impl Core {
 
     /// `affine_move_task()`: a task outside its new mask moves, if need be by the stopper.
     fn leave_forbidden_cpu(&mut self, env: &mut Env<'_>, p: Tid, allowed: &CpuSet) {
-        let cpu = self.t(p).cpu;
         self.tasks[p].migration_pending = None;
-        if allowed.contains(cpu) || self.t(p).run != RunState::Runnable {
+        let t = self.t(p);
+        let cpu = t.cpu;
+        if allowed.contains(cpu) || t.run != RunState::Runnable || t.migration_disabled {
             return;
         }
         let (this, online) = (env.machine.this_cpu(), self.online.clone());
@@ -119,10 +122,13 @@ impl Core {
         self.wakeup_preempt(env.machine, target, class);
     }
 
-    /// `migrate_disable()` and `migrate_enable()` of a task.
-    pub fn set_migration_disabled(&mut self, p: Tid, disabled: bool) {
+    /// `migrate_disable()` and `migrate_enable()` of a task. A change of affinity takes
+    /// effect on the CPU it uses only once migration is enabled again.
+    pub fn set_migration_disabled(&mut self, env: &mut Env<'_>, p: Tid, disabled: bool) {
         if self.tasks.get(p).is_some() {
             self.tasks[p].migration_disabled = disabled;
+            let allowed = Rc::clone(&self.t(p).allowed);
+            self.leave_forbidden_cpu(env, p, &allowed);
         }
     }
 

@@ -172,6 +172,11 @@ impl Dsqs {
         self.linked.get(p.index()).and_then(|l| l.dsq)
     }
 
+    /// Whether `p` is on a queue by its vtime (`SCX_TASK_DSQ_ON_PRIQ`).
+    pub(crate) fn on_priq(&self, p: Tid) -> bool {
+        self.linked.get(p.index()).is_some_and(|l| l.on_priq)
+    }
+
     /// Links `p`, which must be on no queue.
     pub(crate) fn link(&mut self, r: DsqRef, p: Tid, place: Place) {
         debug_assert!(self.dsq_of(p).is_none(), "{p:?} is on a DSQ already");

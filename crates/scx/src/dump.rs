@@ -203,12 +203,13 @@ impl Core {
             Some(r) => format!("0x{:x}", self.dsqs.id(r).raw()),
             None => "(n/a)".to_owned(),
         };
+        let dsq_flags = u32::from(self.dsqs.on_priq(p));
         let sticky = t.sticky_cpu.map_or(-1, Cpu::as_s32);
         let lines = [
             String::new(),
             format!(" {mark}{} {since:+}ms", self.who(p)),
             format!(
-                "      scx_state/flags={state}/0x{rest:x} dsq_flags=0x0 ops_state/qseq={opss}/{qseq}"
+                "      scx_state/flags={state}/0x{rest:x} dsq_flags=0x{dsq_flags:x} ops_state/qseq={opss}/{qseq}"
             ),
             format!("      sticky/holding_cpu={sticky}/-1 dsq_id={dsq}"),
             format!(

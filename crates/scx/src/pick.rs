@@ -311,7 +311,8 @@ impl Core {
         let Some(target) = self.tasks[p].migration_pending.take() else {
             return false;
         };
-        if self.t(p).run != RunState::Runnable || self.t(p).allowed.contains(cpu) {
+        let t = self.t(p);
+        if t.run != RunState::Runnable || t.allowed.contains(cpu) || t.migration_disabled {
             return false;
         }
         if self.t(p).class == Class::Ext {

@@ -4,6 +4,8 @@
 //! core, from near to far; the previous CPU; its siblings; any idle CPU, from near to far.
 //! The CPU is claimed, except the waker's, which is busy running the waker.
 
+use std::rc::Rc;
+
 use harena_abi::{Cpu, Tid, scx};
 
 use crate::{Core, CpuSet, Machine};
@@ -15,9 +17,9 @@ struct Search {
     /// `prev`, if the task may run there.
     usable_prev: Option<Cpu>,
     node: u32,
-    allowed: CpuSet,
-    llc: Option<CpuSet>,
-    numa: Option<CpuSet>,
+    allowed: Rc<CpuSet>,
+    llc: Option<Rc<CpuSet>>,
+    numa: Option<Rc<CpuSet>>,
     flags: u64,
 }
 
@@ -59,22 +61,22 @@ impl Core {
         let t = self.t(p);
         let everywhere = t.nr_allowed >= self.topology.nr_cpus();
         let allowed = match within {
-            Some(set) if everywhere => set.clone(),
-            Some(set) => set.and(&t.allowed),
-            None => t.allowed.clone(),
+            Some(set) if everywhere => Rc::new(set.clone()),
+            Some(set) => Rc::new(set.and(&t.allowed)),
+            None => Rc::clone(&t.allowed),
         };
         if allowed.is_empty() {
             return None;
         }
         let raw = everywhere && within.is_none();
-        let domain = |used: bool, sets: &[CpuSet]| {
+        let domain = |used: bool, sets: &[Rc<CpuSet>]| {
             if !used {
                 return None;
             }
             let set = if raw {
-                sets[prev.index()].clone()
+                Rc::clone(&sets[prev.index()])
             } else {
-                sets[prev.index()].and(&allowed)
+                Rc::new(sets[prev.index()].and(&allowed))
             };
             (!set.is_empty()).then_some(set)
         };
@@ -137,7 +139,12 @@ impl Core {
             return Some(prev);
         }
         if self.idle.smt_active {
-            let siblings = self.idle.smt_of[s.prev.index()].and(&s.allowed);
+            let core = Rc::clone(&self.idle.smt_of[s.prev.index()]);
+            let siblings = if core.is_subset(&s.allowed) {
+                core
+            } else {
+                Rc::new(core.and(&s.allowed))
+            };
             if let Some(cpu) = self.pick_idle_in_node(s.this, &siblings, s.node, 0) {
                 return Some(cpu);
             }

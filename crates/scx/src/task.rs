@@ -10,6 +10,8 @@
 //! `p->scx.slice`, `.dsq_vtime` and `.disallow` are not here: the image is their one
 //! true place, because programs write them with plain stores.
 
+use std::rc::Rc;
+
 use harena_abi::{Cpu, SimTime, Tid, scx};
 
 use crate::{Class, CpuSet, TaskSpec, TaskState};
@@ -78,7 +80,8 @@ pub(crate) struct Task {
     pub(crate) flags: u32,
     pub(crate) policy: u32,
     pub(crate) nice: i32,
-    pub(crate) allowed: CpuSet,
+    /// Shared, so that a search over it need not copy it.
+    pub(crate) allowed: Rc<CpuSet>,
     pub(crate) nr_allowed: u32,
     pub(crate) cgroup: u64,
     pub(crate) cpu: Cpu,
@@ -111,7 +114,7 @@ impl Task {
             flags: spec.flags,
             policy: spec.policy,
             nice: spec.nice,
-            allowed: spec.allowed.clone(),
+            allowed: Rc::new(spec.allowed.clone()),
             nr_allowed: spec.allowed.len(),
             cgroup: spec.cgroup,
             cpu: spec.cpu,

@@ -91,6 +91,7 @@ impl Core {
             }
         }
         self.set_state(p, scx::SCX_TASK_INIT);
+        self.set_flags(p, 0, scx::SCX_TASK_RESET_RUNNABLE_AT);
         if self.image.disallow(p) {
             self.disallow(env.machine, p, fork);
         }

@@ -396,6 +396,37 @@ fn runnable_at_counts_from_the_last_run() {
 }
 
 #[test]
+fn a_wait_starts_with_init_not_with_fork() {
+    let mut ops = Ops::new(&most());
+    ops.config.timeout_ms = 1000;
+    let mut w = World::bare(flat(1), ops);
+    let p = w.fork();
+    w.start(p);
+    w.run_ms(5_000);
+    w.enable();
+    let q = w.fork();
+    w.run_ms(5_000);
+    w.start(q);
+    w.run_ms(2_000);
+    assert!(w.core.is_enabled(), "{:?}", w.core.exit_info());
+}
+
+#[test]
+fn affinity_waits_for_migration_to_be_enabled() {
+    let mut w = World::new(flat(2), Ops::new(&most()));
+    let p = w.fork();
+    w.start(p);
+    w.on(|core, env| core.set_migration_disabled(env, p, true));
+    w.on(|core, env| core.set_affinity(env, p, &cpus(&[1])))
+        .unwrap();
+    w.settle();
+    assert_eq!(w.curr(0), Some(p));
+    w.on(|core, env| core.set_migration_disabled(env, p, false));
+    w.settle();
+    assert_eq!(w.curr(1), Some(p));
+}
+
+#[test]
 fn scx_error_does_not_interrupt_and_the_first_wins() {
     let mut ops = Ops::new(&most());
     ops.enqueue = |ops, cx, p, _| {

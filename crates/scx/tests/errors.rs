@@ -196,7 +196,7 @@ fn local_on_for_a_migration_disabled_task() {
     let ops = all().with_flags(scx::SCX_OPS_ENQ_MIGRATION_DISABLED);
     let mut w = World::new(flat(2), ops);
     let p = w.sleeper();
-    w.core.set_migration_disabled(p, true);
+    w.on(|core, env| core.set_migration_disabled(env, p, true));
     w.ops.dispatch = |ops, cx, _, _| {
         if let Some(p) = ops.queue.pop_front() {
             cx.core

@@ -109,7 +109,10 @@ fn happen_to_task(w: &mut World, p: Tid, what: &Happening) {
     } else if let H::Nice(_, nice) = *what {
         let _ret = w.on(|core, env| core.set_nice(env, p, nice.into()));
     } else if let H::Affinity(_, mask) = *what {
-        let mask = (0..4).filter(|c| mask >> c & 1 == 1).map(Cpu::new).collect();
+        let mask = (0..4)
+            .filter(|c| mask >> c & 1 == 1)
+            .map(Cpu::new)
+            .collect();
         let _ret = w.on(|core, env| core.set_affinity(env, p, &mask));
     } else if let H::Policy(_, k) = *what {
         let policies = [

@@ -122,7 +122,7 @@ fn wakeup_with_one_allowed_cpu() {
 fn migration_disabled_task_skips_select_cpu_and_enqueue() {
     let mut w = world(2);
     let p = w.sleeper();
-    w.core.set_migration_disabled(p, true);
+    w.on(|core, env| core.set_migration_disabled(env, p, true));
     w.wake(p);
     w.expect(&["runnable(1, 0x9)", "running(1)"]);
     assert_eq!(w.core.event_stats().enq_skip_migration_disabled, 1);
