@@ -3,9 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod core_reloc;
+mod elf_writer;
 mod globals;
 mod hostile;
 mod isa;
 mod kernel;
 mod linking;
+mod maps;
 mod objects;
