@@ -13,6 +13,8 @@
 mod compat;
 mod patch;
 mod spec;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use compat::types_are_compatible;
 pub(crate) use patch::{Patched, patch};
@@ -22,6 +24,9 @@ use crate::error::CoReError;
 use compat::Compare;
 use spec::{Access, Spec};
 use std::collections::BTreeMap;
+
+/// Comparisons that all relocations of an object may take; real ones take thousands.
+const OBJECT_STEPS_MAX: u32 = 1 << 26;
 
 /// What a relocation asks, with the kernel's numbers.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -130,6 +135,8 @@ pub(crate) struct Relocator<'a> {
     local: &'a Btf,
     kernel: &'a Btf,
     candidates: BTreeMap<TypeId, Vec<TypeId>>,
+    /// Comparisons left for all relocations together.
+    steps_left: u32,
 }
 
 impl<'a> Relocator<'a> {
@@ -138,6 +145,7 @@ impl<'a> Relocator<'a> {
             local,
             kernel,
             candidates: BTreeMap::new(),
+            steps_left: OBJECT_STEPS_MAX,
         }
     }
 
@@ -164,13 +172,27 @@ impl<'a> Relocator<'a> {
             validate: false,
             shape: None,
         });
-        let mut compare = Compare::new(self.local, self.kernel);
+        let mut compare = Compare::new(self.local, self.kernel, self.steps_left);
+        let answer = self.choose(kind, root, &spec, &local, &mut compare);
+        self.steps_left = self.steps_left.saturating_sub(compare.steps());
+        answer
+    }
+
+    /// The answer on which all candidates that match agree.
+    fn choose(
+        &mut self,
+        kind: RelocKind,
+        root: TypeId,
+        spec: &Spec,
+        local: &Side,
+        compare: &mut Compare<'a>,
+    ) -> Result<Answer, CoReError> {
         let mut chosen: Option<(TypeId, Spec, Answer)> = None;
         for candidate in self.candidates(root) {
-            let Some(target) = spec::find(&mut compare, kind, &spec, candidate)? else {
+            let Some(target) = spec::find(compare, kind, spec, candidate)? else {
                 continue;
             };
-            let answer = self.compare_sides(kind, &local, Some(&target))?;
+            let answer = self.compare_sides(kind, local, Some(&target))?;
             match &chosen {
                 None => chosen = Some((candidate, target, answer)),
                 Some((first, earlier, said)) => {
@@ -185,7 +207,7 @@ impl<'a> Relocator<'a> {
         }
         match chosen {
             Some((_, _, answer)) => Ok(answer),
-            None => self.compare_sides(kind, &local, None),
+            None => self.compare_sides(kind, local, None),
         }
     }
 

@@ -24,7 +24,7 @@ pub(crate) fn types_are_compatible(
     kernel: &Btf,
     kernel_id: TypeId,
 ) -> Result<bool, CoReError> {
-    Compare::new(local, kernel).types_are_compatible(local_id, kernel_id)
+    Compare::new(local, kernel, STEPS_MAX).types_are_compatible(local_id, kernel_id)
 }
 
 const fn is_union(ty: &Type) -> bool {
@@ -43,16 +43,25 @@ enum Behind {
 pub(super) struct Compare<'a> {
     pub(super) local: &'a Btf,
     pub(super) kernel: &'a Btf,
+    steps_max: u32,
     steps_left: u32,
 }
 
 impl<'a> Compare<'a> {
-    pub(super) const fn new(local: &'a Btf, kernel: &'a Btf) -> Self {
+    /// Comparisons with at most `limit` steps, and never more than one relocation may take.
+    pub(super) fn new(local: &'a Btf, kernel: &'a Btf, limit: u32) -> Self {
+        let steps_max = limit.min(STEPS_MAX);
         Self {
             local,
             kernel,
-            steps_left: STEPS_MAX,
+            steps_max,
+            steps_left: steps_max,
         }
+    }
+
+    /// Steps taken so far.
+    pub(super) const fn steps(&self) -> u32 {
+        self.steps_max.saturating_sub(self.steps_left)
     }
 
     /// Takes a step of the budget.

@@ -63,7 +63,7 @@ pub(super) fn parse(
 }
 
 fn data_map(
-    input: &Input<'_>,
+    input: &mut Input<'_>,
     section: &Section<'_>,
     origin: MapOrigin,
 ) -> Result<crate::linked::LinkedMap, ParseError> {
@@ -76,7 +76,7 @@ fn data_map(
     map.max_entries = 1;
     map.value_type = input.btf.find(section.name, Kind::DataSec);
     if let Some(value_type) = map.value_type {
-        let special = maps::special_fields(input.btf, value_type);
+        let special = maps::special_fields(input.btf, value_type, &mut input.search_budget);
         map.special_fields = special.map_err(|cause| ParseError::Map {
             map: section.name.to_owned(),
             cause,

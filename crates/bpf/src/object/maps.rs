@@ -5,7 +5,7 @@
 //! length 0 whose relocations fill them. Mirrors libbpf's `parse_btf_map_def()`.
 
 use super::{Function, Input, ParsedMap, Program, Role, blank_map};
-use crate::btf::{Btf, Composite, Kind, Member, Type, TypeId};
+use crate::btf::{Btf, Composite, Kind, LayoutError, Member, Type, TypeId};
 use crate::elf::{Place, SymbolKind};
 use crate::error::{MapProblem, ParseError};
 use crate::linked::LinkedMap;
@@ -16,8 +16,8 @@ use std::collections::BTreeMap;
 
 /// Special fields in one value; the kernel takes 11 at most.
 const SPECIAL_MAX: usize = 64;
-/// Members and elements searched for special fields.
-const SEARCH_MAX: u32 = 1 << 16;
+/// Members and elements that are searched for special fields, in all maps of an object.
+pub(super) const SEARCH_MAX: u32 = 1 << 20;
 
 /// Whether a map definition stands on its own or inside another one.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -63,7 +63,8 @@ pub(super) fn parse(input: &mut Input<'_>) -> Result<Vec<ParsedMap>, ParseError>
         let (mut def, values) =
             definition(input.btf, name, var.type_id, Nesting::Outer).map_err(fail)?;
         if let Some(value_type) = def.value_type {
-            def.special_fields = special_fields(input.btf, value_type).map_err(fail)?;
+            def.special_fields =
+                special_fields(input.btf, value_type, &mut input.search_budget).map_err(fail)?;
         }
         maps.push(ParsedMap {
             def,
@@ -337,13 +338,23 @@ pub(super) fn attach_values(
 }
 
 /// Timers, locks, kptrs… in a value of this type, by offset.
-pub(super) fn special_fields(btf: &Btf, value: TypeId) -> Result<Vec<SpecialField>, MapProblem> {
+///
+/// `budget` counts steps; it is shared by all maps of an object.
+pub(super) fn special_fields(
+    btf: &Btf,
+    value: TypeId,
+    budget: &mut u32,
+) -> Result<Vec<SpecialField>, MapProblem> {
     let mut search = SpecialSearch {
         btf,
-        budget: SEARCH_MAX,
+        budget: *budget,
         found: Vec::new(),
     };
     search.walk(value, 0, 16);
+    *budget = search.budget;
+    if *budget == 0 {
+        return Err(LayoutError::Unbounded { id: value }.into());
+    }
     if search.found.len() > SPECIAL_MAX {
         return Err(MapProblem::TooManySpecialFields { max: SPECIAL_MAX });
     }

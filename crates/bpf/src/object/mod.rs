@@ -122,6 +122,8 @@ pub(crate) struct Input<'a> {
     pub(crate) elf: &'a Elf<'a>,
     pub(crate) btf: &'a Btf,
     pub(crate) roles: BTreeMap<SectionNumber, Role>,
+    /// Steps left for finding special fields of map values.
+    pub(crate) search_budget: u32,
 }
 
 impl Object {
@@ -136,6 +138,7 @@ impl Object {
             elf: &elf,
             btf: &btf,
             roles: BTreeMap::new(),
+            search_budget: maps::SEARCH_MAX,
         };
         let mut maps = maps::parse(&mut input)?;
         let arena = only_arena(&maps)?;

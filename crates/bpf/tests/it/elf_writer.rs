@@ -102,16 +102,22 @@ pub(crate) fn write(sections: &[Section], symbols: &[Symbol<'_>]) -> Vec<u8> {
             (0, 0xffff)
         }
     };
+    let mut file = file_header(64 + body.len() as u64, number, names_at);
+    file.extend(body);
+    file.extend(headers);
+    file
+}
+
+/// The ELF header: where the section headers are, how many, which has their names.
+fn file_header(headers_at: u64, number: u16, names_at: u16) -> Vec<u8> {
     let mut file = vec![0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     file.extend([1, 0, 247, 0, 1, 0, 0, 0]);
-    for word in [0, 0, 64 + body.len() as u64] {
+    for word in [0, 0, headers_at] {
         file.extend(u64::to_le_bytes(word));
     }
     file.extend([0; 4]);
     for half in [64, 0, 0, 64, number, names_at] {
         file.extend(u16::to_le_bytes(half));
     }
-    file.extend(body);
-    file.extend(headers);
     file
 }

@@ -17,7 +17,7 @@ enum Def<'a> {
     /// An `int` member, which means nothing.
     Int(&'static str),
     /// `__array(name, struct { __uint(type, 2); … })`
-    Inner(&'static str, &'a [Def<'a>]),
+    Inner(&'static str, &'a [Self]),
 }
 
 struct Types {
@@ -117,7 +117,7 @@ fn wrong_definitions_are_refused_by_name() {
     use Def::{Inner, Int, U64, Uint};
     let array = Uint("type", 2);
     let mut said = Vec::new();
-    let mut refuse = |defs: &[Def]| said.push(parse(&[("m", defs)]).unwrap_err());
+    let mut refuse = |defs: &[Def<'_>]| said.push(parse(&[("m", defs)]).unwrap_err());
     refuse(&[]);
     refuse(&[Uint("max_entries", 1)]);
     refuse(&[array, Uint("colour", 3)]);
