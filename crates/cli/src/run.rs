@@ -184,8 +184,12 @@ fn cause(results: &Results) -> String {
         "" => String::new(),
         message => format!(": {message}"),
     };
+    let stall = match &exit.stall {
+        None => String::new(),
+        Some(stall) => format!(", {stall}"),
+    };
     format!(
-        "scheduler `{}`: {}{message} ({} after {}.{:09} s, seed {})",
+        "scheduler `{}`: {}{message}{stall} ({} after {}.{:09} s, seed {})",
         results.scheduler.name,
         exit.reason,
         exit.kind,

@@ -39,7 +39,7 @@ fn the_default_run_is_fine_and_shows_every_part() {
         "time        0.300 s simulated in ",
         " events (",
         "latency p50",
-        "CPUs busy ",
+        "CPUs ran tasks ",
         "callbacks   ",
         "statistics  ",
         "nr_direct ",
@@ -159,10 +159,23 @@ fn a_dropped_task_ends_with_42_at_exactly_the_watchdogs_time() {
     let run = harena(&[&args[..], &["--format", "json"]].concat());
     assert_eq!(run.code, 42, "{}", run.stderr);
     let results = json(&run);
-    assert_eq!(results["exit"]["kind"], "SCX_EXIT_ERROR_STALL");
+    let exit = &results["exit"];
+    assert_eq!(exit["kind"], "SCX_EXIT_ERROR_STALL");
+    // The watchdog looks every half timeout, and finds what waited longer than a whole one.
+    let (at, waited) = (exit["at_ns"].as_u64(), exit["stall"]["waited_ns"].as_u64());
+    let (at, waited) = (at.expect("a time"), waited.expect("an age"));
+    assert_eq!(at % 1_000_000_000, 0, "{exit}");
+    assert!(waited > 2_000_000_000 && waited <= 3_000_000_000, "{exit}");
+    assert_eq!(exit["stall"]["dsq"], serde_json::Value::Null, "{exit}");
     let nr_dropped = &results["scheduler"]["stats"]["nr_dropped"];
     assert!(nr_dropped.as_u64().unwrap() > 0);
-    run.complains_in_one_line(&["failed to run for 2.0", "seed 0"]);
+    let comm = exit["stall"]["comm"].as_str().expect("a name");
+    let age = format!(
+        " failed to run for {}.{:03}s",
+        waited / 1_000_000_000,
+        waited / 1_000_000 % 1000
+    );
+    run.complains_in_one_line(&[comm, &age, "in no DSQ", "seed 0"]);
 }
 
 #[test]

@@ -13,6 +13,8 @@ use crate::{escape, escape_lines, json, units};
 const CPU_ROWS_MAX: usize = 32;
 /// Of more violations than this only the number is shown.
 const VIOLATIONS_MAX: usize = 20;
+/// Lines of a debug dump that are shown.
+const DUMP_LINES_MAX: usize = 40;
 /// Characters a line of counters may have before it is broken.
 const COUNTS_WIDTH: usize = 92;
 
@@ -45,6 +47,7 @@ impl Results {
         write_counts(out, "statistics", &self.scheduler.stats)?;
         write_counts(out, "core", &self.scheduler.core_events)?;
         self.write_violations(out)?;
+        self.write_dump(out)?;
         self.write_tail(out)
     }
 
@@ -222,15 +225,34 @@ impl Results {
         Ok(())
     }
 
+    fn write_dump(&self, out: &mut String) -> fmt::Result {
+        let dump = escape_lines(&self.exit.dump);
+        let lines = dump.lines().count();
+        if lines > 0 {
+            writeln!(out, "\ndump")?;
+        }
+        for line in dump.lines().take(DUMP_LINES_MAX) {
+            writeln!(out, "  | {line}")?;
+        }
+        if let Some(hidden @ 1..) = lines.checked_sub(DUMP_LINES_MAX) {
+            writeln!(out, "  … and {hidden} more lines; --format json has all")?;
+        }
+        Ok(())
+    }
+
     fn write_tail(&self, out: &mut String) -> fmt::Result {
         let a = &self.arena;
-        writeln!(
-            out,
-            "\narena       {} of {} pages in use, {} recovered",
-            units::count(a.pages),
-            units::count(a.max_pages),
-            plural(a.faults_recovered, "fault"),
-        )?;
+        if a.max_pages == 0 {
+            writeln!(out, "\narena       none")?;
+        } else {
+            writeln!(
+                out,
+                "\narena       {} of {} pages in use, {} recovered",
+                units::count(a.pages),
+                units::count(a.max_pages),
+                plural(a.faults_recovered, "fault"),
+            )?;
+        }
         if self.violations.is_empty() {
             writeln!(out, "violations  none")?;
         }
@@ -252,11 +274,6 @@ impl Results {
         if let Some(stall) = &e.stall {
             writeln!(out, "stall       {stall}")?;
         }
-        if !e.dump.is_empty() {
-            for line in escape_lines(&e.dump).lines() {
-                writeln!(out, "  | {line}")?;
-            }
-        }
         writeln!(out, "digest      {}", escape(&self.digest))
     }
 }
@@ -268,16 +285,18 @@ fn write_violation(out: &mut String, v: &Violation) -> fmt::Result {
         "wild" => "through a wild pointer",
         other => &escape(other),
     };
-    writeln!(
+    write!(
         out,
-        "  {} x  {} {what}, address {:#x}, in {} (program {}, insn {})",
+        "  {} x  {} {what}, address {:#x}, in {}",
         units::count(v.count),
         escape(&v.access),
         v.address,
         escape(&v.function),
-        escape(&v.program),
-        v.insn,
     )?;
+    if v.program != v.function {
+        write!(out, " of program {}", escape(&v.program))?;
+    }
+    writeln!(out, ", insn {}", v.insn)?;
     if let Some(source) = &v.source {
         write!(out, "       {}:{}", escape(&source.file), source.line)?;
         if !source.text.is_empty() {

@@ -209,6 +209,15 @@ fn many_violations_are_cut_in_text_and_whole_in_json() {
 }
 
 #[test]
+fn a_long_dump_is_cut_in_text() {
+    let mut r = hostile();
+    r.exit.dump = "line\n".repeat(100);
+    let text = r.to_text();
+    assert_eq!(text.matches("  | line\n").count(), 40);
+    assert!(text.contains("… and 60 more lines; --format json has all"));
+}
+
+#[test]
 fn json_has_the_documented_keys_in_order() {
     let json = results().to_json();
     let value: serde_json::Value = serde_json::from_str(&json).unwrap();
