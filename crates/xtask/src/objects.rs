@@ -1,8 +1,9 @@
 //! `cargo xtask objects`: the BPF objects of `bpf/`, which are committed beside their sources.
 //!
 //! They are committed so that the first `harena run` needs no clang, so they must be reproducible:
-//! one clang version, paths relative to the repository, no DWARF. BTF stays; its line information
-//! names sources as `bpf/levels.bpf.c`.
+//! one clang version, paths relative to the repository, no DWARF. BTF stays, with
+//! source lines and their text: clang reads that from the file, so it must be started where the
+//! name it records (`./bpf/levels.bpf.c`) leads to it.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -34,8 +35,8 @@ const OWN_HEADER_FLAGS: [&str; 5] = [
     "-Wextra",
     "-Wno-unused-parameter",
     "-Werror",
-    "-ffile-compilation-dir=bpf",
-    "-Iinclude",
+    "-ffile-compilation-dir=.",
+    "-Ibpf/include",
 ];
 
 /// Builds every object beside its source.
@@ -43,7 +44,7 @@ pub(crate) fn build() -> anyhow::Result<()> {
     let bpf = root().join("bpf");
     for source in sources(&bpf)? {
         let object = object_of(&source);
-        compile(&bpf, &source, &bpf.join(&object))?;
+        compile(&source, &bpf.join(&object))?;
         println!("bpf/{}", object.display());
     }
     Ok(())
@@ -58,7 +59,7 @@ pub(crate) fn check() -> anyhow::Result<()> {
     let sources = sources(&bpf)?;
     for source in &sources {
         let object = object_of(source);
-        compile(&bpf, source, &rebuilt)?;
+        compile(source, &rebuilt)?;
         let committed = match fs::read(bpf.join(&object)) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
@@ -102,13 +103,13 @@ fn object_of(source: &Path) -> PathBuf {
     source.with_extension("o")
 }
 
-fn compile(bpf: &Path, source: &Path, object: &Path) -> anyhow::Result<()> {
+fn compile(source: &Path, object: &Path) -> anyhow::Result<()> {
     let arguments = FLAGS.iter().chain(&OWN_HEADER_FLAGS).map(OsStr::new);
     run(Command::new(CLANG)
-        .current_dir(bpf)
+        .current_dir(root())
         .args(arguments)
         .arg("-c")
-        .arg(source)
+        .arg(Path::new("bpf").join(source))
         .arg("-o")
         .arg(object))?;
     run(Command::new(STRIP).arg("-g").arg(object))
