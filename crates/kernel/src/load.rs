@@ -283,3 +283,45 @@ fn config_of(ops: &StructOps, form: Form, has: BTreeSet<Op>) -> OpsConfig {
         has,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use harena_bpf::isa::asm;
+    use harena_bpf::{LinkedProgram, MapIndex, ProgType};
+
+    /// The committed scheduler `levels`, of which `ops.set_weight` uses a second arena: no
+    /// object file can say that, but programs that reuse maps can.
+    fn two_arenas() -> LinkedObject {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../bpf/levels.bpf.o");
+        let object = Object::parse("levels.bpf.o", &std::fs::read(path).unwrap()).unwrap();
+        let mut linked = object.link(&Kernel::new(1000)).unwrap();
+        let first = linked.arena.unwrap();
+        let mut second = linked.maps[first.index()].clone();
+        second.name = "second".to_owned();
+        second.contents = harena_bpf::Contents::default();
+        linked.maps.push(second);
+        let members = &linked.struct_ops[0].members;
+        let member = members.iter().find(|m| m.name == "set_weight").unwrap();
+        let program = &mut linked.programs[member.program.unwrap().index()];
+        let insns = asm("r0 = 0\nexit").unwrap();
+        *program = LinkedProgram {
+            arena: Some(MapIndex(u32::try_from(linked.maps.len() - 1).unwrap())),
+            ..LinkedProgram::from_insns("levels_set_weight", ProgType::StructOps, insns)
+        };
+        linked
+    }
+
+    #[test]
+    fn a_cid_form_scheduler_with_two_arenas_is_refused() {
+        let linked = two_arenas();
+        let mut vm = Vm::new(VmConfig::new(4)).unwrap();
+        let loaded = vm.load(&linked, &descs()).unwrap();
+        let error = only_arena(&vm, loaded.struct_ops[0]).unwrap_err();
+        assert_eq!(error.errno(), Some(Errno::EINVAL));
+        assert_eq!(
+            error.to_string(),
+            "sched_ext: cid-form scheduler uses multiple arena maps (arena, second)"
+        );
+    }
+}

@@ -82,3 +82,30 @@ fn kernel_configuration_is_that_of_7_3() {
     assert_eq!(kernel.kconfig("CONFIG_PREEMPT_RCU"), Some(No));
     assert_eq!(kernel.kconfig("CONFIG_NO_SUCH_THING"), None);
 }
+
+#[test]
+fn the_header_compiles() {
+    use std::io::Write as _;
+    use std::process::{Command, Stdio};
+
+    let source = format!(
+        "{}\nu64 f(struct task_struct *p) {{ return p->scx.slice + sizeof(struct rq); }}\n",
+        vmlinux_h()
+    );
+    let clang = Command::new("clang-22")
+        .args(["-target", "bpf", "-O2", "-g", "-Wall", "-Werror", "-x", "c", "-"])
+        .args(["-S", "-o", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn();
+    let Ok(mut clang) = clang else {
+        println!("skipped: clang-22 is not installed");
+        return;
+    };
+    let mut stdin = clang.stdin.take().unwrap();
+    stdin.write_all(source.as_bytes()).unwrap();
+    drop(stdin);
+    let output = clang.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
