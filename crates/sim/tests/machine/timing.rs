@@ -222,18 +222,14 @@ fn a_dropped_task_stalls_at_exactly_the_watchdogs_time() {
         ..SimConfig::new(harena_sim::default_topology(), workload)
     };
     let (outcome, records) = traced(config, ops);
-    let enqueues =
-        |r: &&Record| matches!(r.what, What::Callback { op, .. } if op == Op::Enqueue as u8);
-    let dropped: Vec<(u64, Tid)> = records
-        .iter()
-        .filter(enqueues)
-        .skip(49)
-        .step_by(50)
-        .map(|r| match r.what {
-            What::Callback { task: Some(p), .. } => (r.time.as_ns(), p),
-            ref other => panic!("{other:?} has no task"),
-        })
-        .collect();
+    let enqueue = |r: &Record| {
+        let What::Callback { op, task: Some(p) } = r.what else {
+            return None;
+        };
+        (op == Op::Enqueue as u8).then_some((r.time.as_ns(), p))
+    };
+    let dropped = records.iter().filter_map(enqueue).skip(49).step_by(50);
+    let dropped: Vec<(u64, Tid)> = dropped.collect();
     let (half, timeout) = (2_500_000_000, 5_000_000_000);
     // Ages count in whole milliseconds.
     let runnable_at = |time: u64| time / 1_000_000 * 1_000_000;
