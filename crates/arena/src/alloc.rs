@@ -14,9 +14,9 @@ use harena_abi::{ArenaOffset, Errno, PAGE_SIZE, PageIndex, UserAddr};
 use harena_arena_fault::{EntryState, PageRange};
 
 use crate::arena::Arena;
-use crate::core::{Placed, PopulateError};
 use crate::lock::{LockError, OwnedGuard};
 use crate::range_tree::RangeTree;
+use crate::shared::{Placed, PopulateError};
 use crate::sys::{OsError, thread_key};
 
 /// Why pages were not allocated; a program gets NULL.
@@ -173,14 +173,14 @@ impl Arena {
                 max_entries,
             });
         }
-        let placed = self.core.placed.get().ok_or(AllocError::NoWindow)?;
+        let placed = self.shared.placed.get().ok_or(AllocError::NoWindow)?;
         let exact = addr.map(|address| {
             let aligned = address.raw().is_multiple_of(PAGE_SIZE);
             let range = window_range(placed, address, page_cnt).filter(|_| aligned);
             range.ok_or(AllocError::Address { address, page_cnt })
         });
         let exact = exact.transpose()?;
-        if !self.core.is_owner() {
+        if !self.shared.is_owner() {
             return Err(AllocError::Forked);
         }
         let mut space = self
@@ -236,7 +236,7 @@ impl Arena {
         space: &mut RangeTree,
         pages: PageRange,
     ) -> Result<(), PopulateError> {
-        let done = self.core.populate(placed, pages);
+        let done = self.shared.populate(placed, pages);
         match done {
             Ok(()) => space.clear(pages.first().raw(), pages.len()),
             Err(PopulateError::Occupied(page)) => space.clear(page.raw(), 1),
@@ -261,7 +261,7 @@ impl Arena {
     /// Frees pages later, from any context: never waits, never fails.
     pub fn free_pages_deferred(&self, ptr: UserAddr, page_cnt: u32) {
         if let Some((_, pages)) = self.clipped(ptr, page_cnt) {
-            let listed = self.core.deferred.push(pages);
+            let listed = self.shared.deferred.push(pages);
             assert!(listed, "every page of the window has a link");
         }
     }
@@ -269,7 +269,7 @@ impl Arena {
     /// Works off the deferred frees. The VM calls it between programs; ranges that the system
     /// refuses to unmap stay allocated until the arena goes.
     pub fn drain_deferred(&self) -> Result<(), FreeError> {
-        let Some(placed) = self.core.placed.get() else {
+        let Some(placed) = self.shared.placed.get() else {
             return Ok(());
         };
         self.locked_space(placed, Context::Sleepable)
@@ -286,7 +286,7 @@ impl Arena {
         if page_cnt == 0 {
             return Ok(());
         }
-        let placed = self.core.placed.get().ok_or(outside)?;
+        let placed = self.shared.placed.get().ok_or(outside)?;
         let pages = window_range(placed, ptr, page_cnt).ok_or(outside)?;
         let space = self.locked_space(placed, Context::Sleepable);
         let mut space = space.map_err(ReservePagesError::Lock)?;
@@ -311,8 +311,8 @@ impl Arena {
     ) -> Result<OwnedGuard<'_, RangeTree>, LockError> {
         let mut space = self.space.lock(thread_key())?;
         self.learn_touched(&mut space);
-        if context == Context::Sleepable && !self.core.deferred.is_empty() {
-            for pages in self.core.deferred.take() {
+        if context == Context::Sleepable && !self.shared.deferred.is_empty() {
+            for pages in self.shared.deferred.take() {
                 // What cannot be unmapped stays out of reach of the allocator.
                 let _ = self.release(placed, &mut space, pages);
             }
@@ -322,10 +322,10 @@ impl Arena {
 
     /// Takes pages that users touched out of the tree.
     fn learn_touched(&self, space: &mut RangeTree) {
-        if self.core.touched.is_empty() {
+        if self.shared.touched.is_empty() {
             return;
         }
-        for pages in self.core.touched.take() {
+        for pages in self.shared.touched.take() {
             // It may have been freed since it was listed.
             if self.entry_state(pages.first()) == EntryState::Page {
                 space.clear(pages.first().raw(), pages.len());
@@ -339,14 +339,18 @@ impl Arena {
         space: &mut RangeTree,
         pages: PageRange,
     ) -> Result<(), OsError> {
-        self.core.empty(placed, pages)?;
+        self.shared.empty(placed, pages)?;
         space.set(pages.first().raw(), pages.len());
         Ok(())
     }
 
     /// The part of a freed range that lies in the window.
     fn clipped(&self, ptr: UserAddr, page_cnt: u32) -> Option<(&Placed, PageRange)> {
-        let placed = self.core.placed.get().filter(|_| self.core.is_owner())?;
+        let placed = self
+            .shared
+            .placed
+            .get()
+            .filter(|_| self.shared.is_owner())?;
         let start = u64::from(ArenaOffset::of(ptr).page().raw());
         let first = start.max(u64::from(placed.window.first().raw()));
         let end = (start + u64::from(page_cnt)).min(u64::from(placed.window.end()));

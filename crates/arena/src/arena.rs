@@ -20,10 +20,10 @@ use harena_arena_fault::{
     WindowPage,
 };
 
-use crate::core::{Core, Outcome, Placed};
 use crate::lock::OwnedLock;
 use crate::range_tree::RangeTree;
 use crate::reservation::{Reservation, reserve_at};
+use crate::shared::{Outcome, Placed, Shared};
 use crate::spec::{ArenaSpec, CreateError};
 use crate::sys::{OsError, install_handler};
 use crate::view::{Scheme, View};
@@ -52,8 +52,8 @@ pub const ARENA_AREA: usize = KERN_VM_SIZE as usize;
 pub struct Arena {
     id: ArenaId,
     kern_vm_start: KernAddr,
-    /// Boxed: the registry knows its address.
-    pub(crate) core: Box<Core>,
+    /// In an `Arc` for its stable address, which the registry knows; there is no second one.
+    pub(crate) shared: Arc<Shared>,
     /// Free pages of the window.
     pub(crate) space: OwnedLock<RangeTree>,
 }
@@ -135,19 +135,19 @@ impl Arena {
         let area = reservation
             .claim(offset, ARENA_AREA)
             .map_err(placement_error)?;
-        let core = Core::new(*spec, Arc::clone(reservation), area).map_err(|error| {
+        let shared = Shared::new(*spec, Arc::clone(reservation), area).map_err(|error| {
             reservation.unclaim(area);
             CreateError::Os(error)
         })?;
-        let core = Box::new(core);
-        let payload = (&raw const *core).cast_mut().cast::<()>();
+        let shared = Arc::new(shared);
+        let payload = Arc::as_ptr(&shared).cast_mut().cast::<()>();
         let id = REGISTRY
-            .publish(core.host_start().expose_provenance(), payload)
+            .publish(shared.host_start().expose_provenance(), payload)
             .ok_or(CreateError::TooManyArenas)?;
         let arena = Self {
             id,
             kern_vm_start,
-            core,
+            shared,
             space: OwnedLock::new(RangeTree::new()),
         };
         if let Some(start) = spec.fixed_user_start() {
@@ -162,7 +162,7 @@ impl Arena {
         if !start.raw().is_multiple_of(PAGE_SIZE) || start.is_null() {
             return Err(UserMapError::Unaligned { start });
         }
-        if self.core.spec.check_window(start.raw()).is_err() {
+        if self.shared.spec.check_window(start.raw()).is_err() {
             return Err(UserMapError::CrossesBoundary { start });
         }
         match self.user_vm_start() {
@@ -174,10 +174,10 @@ impl Arena {
 
     fn place(&self, user_start: UserAddr) -> Result<(), OsError> {
         let first = ArenaOffset::of(user_start).page();
-        let window = PageRange::new(first, self.core.spec.max_entries);
+        let window = PageRange::new(first, self.shared.spec.max_entries);
         let window = window.expect("a validated window is not empty and does not cross 4 GiB");
-        let core = &self.core;
-        let start = core.window_offset() + page_bytes(first);
+        let shared = &self.shared;
+        let start = shared.window_offset() + page_bytes(first);
         // Under the lock, lest two threads place it twice.
         let Ok(mut space) = self.space.lock(crate::sys::thread_key()) else {
             return Err(OsError {
@@ -186,14 +186,14 @@ impl Arena {
                 errno: EBUSY,
             });
         };
-        if core.placed.get().is_some() {
+        if shared.placed.get().is_some() {
             return Err(OsError {
                 call: "user window",
                 len: 0,
                 errno: EBUSY,
             });
         }
-        let (reservation, file) = (Arc::clone(&core.reservation), Arc::clone(&core.file));
+        let (reservation, file) = (Arc::clone(&shared.reservation), Arc::clone(&shared.file));
         let host = View::new(reservation, file, start, window)?;
         space.set(window.first().raw(), window.len());
         let placed = Placed {
@@ -201,7 +201,7 @@ impl Arena {
             window,
             host,
         };
-        let unplaced = core.placed.set(placed).is_ok();
+        let unplaced = shared.placed.set(placed).is_ok();
         assert!(unplaced, "the lock is held, and nothing was placed before");
         Ok(())
     }
@@ -210,29 +210,29 @@ impl Arena {
     /// allocate them (or are a SIGSEGV with `BPF_F_SEGV_ON_FAULT`). The view lasts as long as
     /// the arena; a second one is `EBUSY`.
     pub fn map_user(&self) -> Result<*mut u8, UserMapError> {
-        let placed = self.core.placed.get().ok_or(UserMapError::NoWindow)?;
+        let placed = self.shared.placed.get().ok_or(UserMapError::NoWindow)?;
         let busy = UserMapError::Busy {
             start: placed.user_start,
         };
         let Ok(guard) = self.space.lock(crate::sys::thread_key()) else {
             return Err(busy);
         };
-        if self.core.user.get().is_some() {
+        if self.shared.user.get().is_some() {
             return Err(busy);
         }
-        let (address, size) = (placed.user_start.raw(), self.core.spec.byte_size());
+        let (address, size) = (placed.user_start.raw(), self.shared.spec.byte_size());
         let as_usize = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
         let (address, size) = (as_usize(address), as_usize(size));
         let reservation = reserve_at(address, size).map_err(UserMapError::Os)?;
         let base = reservation.base();
         let view = View::new(
             Arc::new(reservation),
-            Arc::clone(&self.core.file),
+            Arc::clone(&self.shared.file),
             0,
             placed.window,
         );
         let view = view.map_err(UserMapError::Os)?;
-        let unmapped = self.core.user.set(view).is_ok();
+        let unmapped = self.shared.user.set(view).is_ok();
         assert!(unmapped, "the lock is held, and no view was there before");
         self.expose_to_user(placed.window)
             .map_err(UserMapError::Os)?;
@@ -244,15 +244,15 @@ impl Arena {
     /// Shows the pages that were there before the view. Under the lock, so none goes meanwhile;
     /// a page that a touch adds meanwhile is shown twice.
     fn expose_to_user(&self, window: PageRange) -> Result<(), OsError> {
-        let Some(user) = self.core.user.get() else {
+        let Some(user) = self.shared.user.get() else {
             return Ok(());
         };
         let present = |page: &PageIndex| {
-            let entry = self.core.entry((*page).into());
+            let entry = self.shared.entry((*page).into());
             matches!(entry.state(), EntryState::Page | EntryState::Busy)
         };
         for page in window.pages().filter(present) {
-            while self.core.entry(page.into()).state() == EntryState::Busy {
+            while self.shared.entry(page.into()).state() == EntryState::Busy {
                 std::hint::spin_loop();
             }
             if let Some(page) = PageRange::new(page, 1).filter(|_| present(&page)) {
@@ -266,16 +266,16 @@ impl Arena {
     /// SIGSEGV. For users that are simulated rather than threads with a view.
     pub fn touch_user(&self, address: UserAddr) -> Result<(), Segv> {
         let segv = Segv { address };
-        let placed = self.core.placed.get().ok_or(segv)?;
+        let placed = self.shared.placed.get().ok_or(segv)?;
         let offset = address.offset_from(placed.user_start).ok_or(segv)?;
         loop {
-            if offset >= self.core.spec.byte_size() {
+            if offset >= self.shared.spec.byte_size() {
                 return Err(segv);
             }
             let page = ArenaOffset::of(address).page();
             match (
-                self.core.touch(placed, page),
-                self.core.entry(page.into()).state(),
+                self.shared.touch(placed, page),
+                self.shared.entry(page.into()).state(),
             ) {
                 (Outcome::Forward, _) => return Err(segv),
                 (Outcome::Retry, EntryState::Page) => return Ok(()),
@@ -293,7 +293,7 @@ impl Arena {
     /// What it was created from.
     #[must_use]
     pub fn spec(&self) -> &ArenaSpec {
-        &self.core.spec
+        &self.shared.spec
     }
 
     /// Guest address of 32-bit offset 0.
@@ -305,27 +305,27 @@ impl Arena {
     /// First address of the user window, once known.
     #[must_use]
     pub fn user_vm_start(&self) -> Option<UserAddr> {
-        self.core.placed.get().map(|placed| placed.user_start)
+        self.shared.placed.get().map(|placed| placed.user_start)
     }
 
     /// The address behind the user window, once known.
     #[must_use]
     pub fn user_vm_end(&self) -> Option<UserAddr> {
         self.user_vm_start()?
-            .checked_add(self.core.spec.byte_size())
+            .checked_add(self.shared.spec.byte_size())
     }
 
     /// Host address of an offset. What lies there is shared with programs and may vanish: go
     /// through [`crate::ArenaPtr`], never make a reference.
     #[must_use]
     pub fn host_ptr(&self, offset: ArenaOffset) -> *mut u8 {
-        self.core.host_start().wrapping_add(offset.raw() as usize)
+        self.shared.host_start().wrapping_add(offset.raw() as usize)
     }
 
     /// The full user address of an offset, as a cast of a host pointer gives it.
     #[must_use]
     pub fn user_addr(&self, offset: ArenaOffset) -> UserAddr {
-        self.core.user_addr(u64::from(offset.raw()))
+        self.shared.user_addr(u64::from(offset.raw()))
     }
 
     /// Guest address of an offset.
@@ -346,25 +346,25 @@ impl Arena {
     /// since a *program's* fault must not install scratch.
     #[must_use]
     pub fn entry_state(&self, page: PageIndex) -> EntryState {
-        self.core.entry(page.into()).state()
+        self.shared.entry(page.into()).state()
     }
 
     /// As [`Arena::entry_state`], for pages of the upper half guard too.
     #[must_use]
     pub fn window_state(&self, page: WindowPage) -> EntryState {
-        self.core.entry(page).state()
+        self.shared.entry(page).state()
     }
 
     /// Pages that programs, host or user have in use.
     #[must_use]
     pub fn pages_in_use(&self) -> u32 {
-        self.core.pages_in_use()
+        self.shared.pages_in_use()
     }
 
     /// Faults of host code that were recovered so far.
     #[must_use]
     pub fn faults_recovered(&self) -> u64 {
-        self.core.faults_recovered.load(Ordering::Relaxed)
+        self.shared.faults_recovered.load(Ordering::Relaxed)
     }
 
     /// Entries that hold scratch now. Counts by looking: for tests and statistics.
@@ -379,19 +379,19 @@ impl Arena {
     /// Takes the reports of recovered faults, oldest first. At most as many as the ring holds
     /// ([`crate::REPORTS_MAX`]), though faults go on.
     pub fn drain_reports(&self) -> impl Iterator<Item = Report> + '_ {
-        std::iter::from_fn(|| self.core.reports.pop()).take(crate::core::REPORTS_MAX)
+        std::iter::from_fn(|| self.shared.reports.pop()).take(crate::shared::REPORTS_MAX)
     }
 
     /// Reports that were dropped because nobody drained them.
     #[must_use]
     pub fn reports_dropped(&self) -> u64 {
-        self.core.reports.dropped()
+        self.shared.reports.dropped()
     }
 
     /// Whether pages are hidden by guard markers (Linux 6.15) rather than by protection.
     #[must_use]
     pub fn has_guard_markers(&self) -> bool {
-        self.core
+        self.shared
             .placed
             .get()
             .is_some_and(|placed| placed.host.scheme() == Scheme::Guard)
@@ -400,7 +400,7 @@ impl Arena {
 
 impl Drop for Arena {
     fn drop(&mut self) {
-        // No handler uses the core once this returns; then the fields drop.
+        // No handler uses the shared state once this returns; then the fields drop.
         REGISTRY.retire(self.id);
     }
 }

@@ -34,7 +34,6 @@
 
 mod alloc;
 mod arena;
-mod core;
 mod handler;
 mod lock;
 #[expect(unsafe_code, reason = "typed access to arena memory")]
@@ -43,6 +42,7 @@ mod pool;
 mod range_tree;
 mod reservation;
 mod scope;
+mod shared;
 mod spec;
 #[expect(unsafe_code, reason = "the seam to the operating system")]
 mod sys;
@@ -50,7 +50,6 @@ mod view;
 
 pub use alloc::{AllocError, FreeError, ReservePagesError};
 pub use arena::{ARENA_AREA, Arena, Segv, UserMapError};
-pub use core::{REPORTS_MAX, SCRATCH_MAX};
 pub use handler::{AltStack, UninstallError, uninstall_fault_handler};
 pub use harena_arena_fault::{
     Access, ArenaId, EntryState, GUARD_SIZE, HALF_GUARD, KERN_VM_SIZE, PageRange, ProgramTag,
@@ -61,5 +60,6 @@ pub use mem::{ArenaPtr, CopyError, Plain};
 pub use pool::{POOL_GRANULE, POOL_GROWTH_PAGES, Pool, PoolError, PoolFreeError};
 pub use reservation::{Reservation, ReserveError};
 pub use scope::{ProgramScope, ScopeError};
+pub use shared::{REPORTS_MAX, SCRATCH_MAX};
 pub use spec::{ArenaSpec, CreateError};
 pub use sys::OsError;

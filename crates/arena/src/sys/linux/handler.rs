@@ -17,7 +17,7 @@ use harena_arena_fault::{
     Access, Action, ActionWords, Cause, Fault, HostFault, Pin, REGISTRY, classify,
 };
 
-use crate::core::{Core, Outcome};
+use crate::shared::{Outcome, Shared};
 use crate::sys::OsError;
 use crate::sys::linux::{chain, thread_key};
 
@@ -147,18 +147,18 @@ fn act(fault: Fault) -> Outcome {
     match classify(&REGISTRY, thread_key(), fault) {
         Action::Forward => Outcome::Forward,
         Action::Recover(host) => recover(&host),
-        Action::UserTouch { arena, offset } => core_of(&arena).user_touch(offset),
+        Action::UserTouch { arena, offset } => shared_of(&arena).user_touch(offset),
     }
 }
 
 fn recover(fault: &HostFault<'_>) -> Outcome {
-    core_of(&fault.arena).recover(fault)
+    shared_of(&fault.arena).recover(fault)
 }
 
-fn core_of<'a>(pin: &'a Pin<'_>) -> &'a Core {
-    // SAFETY: the payload of a published slot is a `Core` (see `Arena::publish`), which is only
+fn shared_of<'a>(pin: &'a Pin<'_>) -> &'a Shared {
+    // SAFETY: the payload of a published slot is a `Shared` (see `Arena::publish`), which is only
     // freed after `retire`, and `retire` waits for this pin.
-    unsafe { &*pin.payload().cast::<Core>() }
+    unsafe { &*pin.payload().cast::<Shared>() }
 }
 
 /// What the frame says about the fault.

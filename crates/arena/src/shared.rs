@@ -73,7 +73,7 @@ pub(crate) struct Placed {
 
 /// One arena's state. Its address is what the registry hands to the handler.
 #[derive(Debug)]
-pub(crate) struct Core {
+pub(crate) struct Shared {
     pub(crate) spec: ArenaSpec,
     pub(crate) reservation: Arc<Reservation>,
     /// The lower guard, the window and the upper guard in the reservation.
@@ -94,7 +94,7 @@ pub(crate) struct Core {
     owner_process: i32,
 }
 
-impl Core {
+impl Shared {
     pub(crate) fn new(
         spec: ArenaSpec,
         reservation: Arc<Reservation>,
@@ -432,7 +432,7 @@ impl Core {
     }
 }
 
-impl Drop for Core {
+impl Drop for Shared {
     fn drop(&mut self) {
         // The area becomes reserved and empty again: real pages, scratch and all. The file, and
         // with it all memory, goes with its last view.
