@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use harena_bpf::isa::op::{PseudoCall, PseudoLoad};
 use harena_bpf::isa::{Insn, ldimm64_value};
-use harena_bpf::{LineTable, LinkedObject, LinkedProgram};
+use harena_bpf::{LinkedObject, LinkedProgram};
 
 use crate::decode::{self, OpCode};
 use crate::error::{Place, VmLoadError};
@@ -16,7 +16,7 @@ use crate::host::{KfuncArg, KfuncDesc};
 use crate::layout::{MAP_OBJECT_STRIDE, Region, TEXT_BASE, TEXT_SHIFT};
 use crate::maps::{self, Map, MapId, MapKind, Storage};
 use crate::mem::GuestMem;
-use crate::program::{Executable, ProgId, Program};
+use crate::program::{Executable, ProgId, Program, line_text};
 use crate::space;
 use crate::struct_ops::{StructOpsId, StructOpsMap};
 use crate::vm::{Loaded, Streams, Vm};
@@ -176,7 +176,6 @@ impl ProgramLoader<'_> {
 
     fn place(&self, slot: usize) -> Box<Place> {
         let insn = slot_number(slot);
-        let lines: &LineTable = &self.linked.lines;
         Box::new(Place {
             program: self.linked.name.clone(),
             function: self
@@ -184,9 +183,7 @@ impl ProgramLoader<'_> {
                 .func_at(insn)
                 .map_or(String::new(), |f| f.name.clone()),
             insn,
-            line: lines
-                .at(insn)
-                .map(|l| format!("{} @ {}:{}", l.text.trim(), l.file, l.line)),
+            line: line_text(&self.linked.lines, insn),
         })
     }
 

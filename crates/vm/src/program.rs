@@ -3,7 +3,7 @@
 //! The executable form is separate from everything else, so that another engine is one
 //! more variant of [`Executable`] and nothing above it changes.
 
-use harena_bpf::{LinkedProgram, SourceLine};
+use harena_bpf::{LineTable, LinkedProgram, SourceLine};
 
 use crate::decode::Code;
 use crate::error::Place;
@@ -97,13 +97,7 @@ impl Program {
 
     /// `source text @ file:line`, as reports print it.
     pub(crate) fn line_text(&self, insn: u32) -> Option<String> {
-        let line = self.line_at(insn)?;
-        Some(format!(
-            "{} @ {}:{}",
-            line.text.trim(),
-            line.file,
-            line.line
-        ))
+        line_text(&self.linked.lines, insn)
     }
 
     /// The place for error messages.
@@ -126,4 +120,11 @@ impl Program {
         let offset = u64::from(insn.saturating_sub(start)) * 8;
         format!("{name}+{offset:#x}/{:#x}", u64::from(len) * 8)
     }
+}
+
+/// `source text @ file:line`, with the file's last component only, as the kernel prints it.
+pub(crate) fn line_text(lines: &LineTable, insn: u32) -> Option<String> {
+    let line = lines.at(insn)?;
+    let file = line.file.rsplit('/').next().unwrap_or_default();
+    Some(format!("{} @ {file}:{}", line.text.trim(), line.line))
 }

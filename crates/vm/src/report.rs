@@ -48,7 +48,7 @@ pub(crate) fn violation(
             insn,
             access: access_word(access),
             address,
-            file: line.map(|l| l.file.to_owned()),
+            file: line.map(|l| l.file.trim_start_matches("./").to_owned()),
             line: line.map(|l| l.line),
             source: line.map(|l| l.text.trim().to_owned()),
             count: 1,

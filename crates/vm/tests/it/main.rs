@@ -5,6 +5,7 @@ mod arena;
 mod hostile;
 mod insns;
 mod maps;
+mod objects;
 mod random;
 mod streams;
 mod support;
