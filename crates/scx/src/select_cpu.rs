@@ -140,13 +140,10 @@ impl Core {
         }
         if self.idle.smt_active {
             let core = Rc::clone(&self.idle.smt_of[s.prev.index()]);
-            let siblings = if core.is_subset(&s.allowed) {
-                core
-            } else {
-                Rc::new(core.and(&s.allowed))
-            };
-            if let Some(cpu) = self.pick_idle_in_node(s.this, &siblings, s.node, 0) {
-                return Some(cpu);
+            let mut siblings = core.iter().filter(|&cpu| cpu != s.prev);
+            let found = siblings.find(|&cpu| s.allowed.contains(cpu) && self.claim_idle(cpu));
+            if found.is_some() {
+                return found;
             }
         }
         for near in [&s.llc, &s.numa].into_iter().flatten() {

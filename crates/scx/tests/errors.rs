@@ -335,11 +335,12 @@ fn reenqueue_requests() {
             w.on(|core, env| core.kf_dsq_reenq(env.machine, dsq, flags));
         })
     };
-    assert_eq!(reenq(LOCAL, 2), "invalid SCX_REENQ flags");
+    assert_eq!(reenq(LOCAL, 2), "invalid SCX_REENQ flags 0x2");
     assert_eq!(
         reenq(GLOBAL, 0),
         "DSQ 0x8000000000000001 not allowed for reenq"
     );
+    assert_eq!(reenq(DsqId::new(9), 0), "non-existent DSQ 0x9");
 }
 
 #[test]
@@ -362,16 +363,13 @@ fn idle_tracking() {
         pick(builtin_idle(), Some(0)),
         "per-node idle tracking is disabled"
     );
-    assert_eq!(
-        pick(per_node(), None),
-        "SCX_OPS_BUILTIN_IDLE_PER_NODE enabled"
-    );
+    assert_eq!(pick(per_node(), None), "per-node idle tracking is enabled");
     assert_eq!(pick(per_node(), Some(5)), "invalid node 5");
     let mask = after(per_node(), |w| {
         let mask = w.on(|core, env| core.kf_get_idle_mask(env.machine, MaskKind::IdleCpu, None));
         assert_eq!(mask, None);
     });
-    assert_eq!(mask, "per-node idle tracking is enabled");
+    assert_eq!(mask, "SCX_OPS_BUILTIN_IDLE_PER_NODE enabled");
     let mut ops = builtin_idle();
     ops.select = |_, cx, p, prev, flags| {
         let other = Tid::new(3 - p.raw());
@@ -383,10 +381,20 @@ fn idle_tracking() {
     let p = w.fork();
     w.fork();
     w.start(p);
-    assert_eq!(
-        w.exit_message(),
-        "select_cpu kfunc called cross-task on task[2]"
-    );
+    assert_eq!(w.exit_message(), "called on a task not being operated on");
+    let mut ops = builtin_idle();
+    ops.enqueue = |_, cx, _, _| {
+        cx.core.kf_select_cpu_dfl(cx.machine, Tid::new(2), 0, 0);
+    };
+    let mut w = World::new(flat(2), ops);
+    let p = w.fork();
+    w.fork_spec(TaskSpec {
+        cpu: Cpu::new(1),
+        ..spec(&cpus(&[1]))
+    });
+    w.start(p);
+    let want = "select_cpu kfunc called cross-task on task[2]";
+    assert_eq!(w.exit_message(), want);
 }
 
 #[test]

@@ -246,12 +246,12 @@ impl Core {
 
     /// `bpf_iter_scx_dsq_new`. Iterators end with [`Core::kf_iter_destroy`].
     pub fn kf_iter_new(&mut self, dsq: DsqId, flags: u64) -> Result<IterId, Errno> {
+        if !self.has_sched() {
+            return Err(Errno::ENODEV);
+        }
         let user = u64::from(scx::__SCX_DSQ_ITER_USER_FLAGS);
         if flags & !user != 0 {
             return Err(Errno::EINVAL);
-        }
-        if !self.has_sched() {
-            return Err(Errno::ENODEV);
         }
         let reverse = flags & u64::from(scx::SCX_DSQ_ITER_REV) != 0;
         self.dsqs.iter_new(dsq.raw(), reverse).map(IterId)
@@ -290,10 +290,9 @@ impl Core {
         p: Option<Tid>,
         to: Insert,
     ) -> bool {
-        let Some(state) = self.dsqs.iter(it.0) else {
+        if self.dsqs.iter(it.0).is_none() {
             return false;
-        };
-        let (slice, vtime) = (state.slice.take(), state.vtime.take());
+        }
         let Some(p) = p.filter(|&p| self.tasks.get(p).is_some()) else {
             self.error(env.machine, "called with NULL task");
             return false;
@@ -301,9 +300,17 @@ impl Core {
         let Some(mut enq_flags) = self.check_enq_flags(env.machine, to.dsq, to.enq_flags) else {
             return false;
         };
-        if self.bypassing(self.t(p).cpu) || !self.dsqs.iter_owns(it.0, p) {
+        if self.sched.aborting {
             return false;
         }
+        let owns = self.dsqs.iter_owns(it.0, p);
+        let state = self
+            .dsqs
+            .iter(it.0)
+            .map(|s| (s.slice.take(), s.vtime.take()));
+        let Some((slice, vtime)) = state.filter(|_| owns) else {
+            return false;
+        };
         if to.vtime.is_some() {
             enq_flags |= scx::SCX_ENQ_DSQ_PRIQ;
         }
@@ -345,7 +352,7 @@ impl Core {
     /// `scx_bpf_dsq_reenq`, and `scx_bpf_reenqueue_local___v2` with `SCX_DSQ_LOCAL`.
     pub fn kf_dsq_reenq(&mut self, machine: &mut dyn Machine, dsq: DsqId, flags: u64) {
         if flags & !scx::__SCX_REENQ_USER_MASK != 0 {
-            self.error(machine, "invalid SCX_REENQ flags");
+            self.error(machine, &format!("invalid SCX_REENQ flags 0x{flags:x}"));
             return;
         }
         // No filter given means every task.
@@ -355,25 +362,26 @@ impl Core {
             flags
         };
         let this = machine.this_cpu();
-        let locked = self.op.and_then(|cx| cx.rq).unwrap_or(this);
-        if self.bypassing(locked) {
+        let rq = self.op.and_then(|cx| cx.rq).unwrap_or(this);
+        let r = self.find_dsq_for_dispatch(machine, rq, dsq.raw(), this);
+        if self.is_bypassing() {
             return;
         }
-        let id = dsq.raw();
-        if id == scx::SCX_DSQ_LOCAL {
-            self.schedule_reenq_local(machine, locked, flags);
-        } else if id & scx::SCX_DSQ_LOCAL_ON == scx::SCX_DSQ_LOCAL_ON {
-            if let Some(cpu) = self.local_on_cpu(machine, id, "") {
-                self.schedule_reenq_local(machine, cpu, flags);
+        match r {
+            DsqRef::Local(cpu) => self.schedule_reenq_local(machine, cpu, flags),
+            DsqRef::User(_) => {
+                let users = &mut self.rq_mut(this).deferred.reenq_users;
+                let id = dsq.raw();
+                match users.iter_mut().find(|(due, _)| *due == id) {
+                    Some((_, due_flags)) => *due_flags |= flags,
+                    None => users.push_back((id, flags)),
+                }
+                self.schedule_deferred(machine, this);
             }
-        } else if self.dsqs.find_user(id).is_some() {
-            self.rq_mut(locked)
-                .deferred
-                .reenq_users
-                .push_back((id, flags));
-            self.schedule_deferred(machine, locked);
-        } else {
-            self.error(machine, &format!("DSQ 0x{id:x} not allowed for reenq"));
+            DsqRef::Global(_) | DsqRef::Bypass(_) => {
+                let id = self.dsqs.id(r).raw();
+                self.error(machine, &format!("DSQ 0x{id:x} not allowed for reenq"));
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! kfuncs about idle CPUs and the built-in choice of one.
 
-use harena_abi::{Cpu, Errno, Tid};
+use harena_abi::{Cpu, Errno, Tid, scx};
 
 use crate::{Core, CpuSet, Machine, MaskKind, Op};
 
@@ -12,18 +12,21 @@ impl Core {
         self.sched.builtin_idle
     }
 
-    /// A node that a program gave, where nodes are tracked.
-    fn valid_node(&mut self, machine: &mut dyn Machine, node: i32) -> Option<u32> {
+    /// A node that a program gave, where nodes are tracked (`validate_node()`).
+    fn valid_node(&mut self, machine: &mut dyn Machine, node: i32) -> Result<u32, Errno> {
         if !self.sched.idle_per_node {
             self.error(machine, "per-node idle tracking is disabled");
-            return None;
+            return Err(Errno::EOPNOTSUPP);
+        }
+        if node == -1 {
+            return Err(Errno::ENOENT);
         }
         let valid = u32::try_from(node).ok();
         let valid = valid.filter(|&n| n < self.topology.nr_nodes());
         if valid.is_none() {
             self.error(machine, &format!("invalid node {node}"));
         }
-        valid
+        valid.ok_or(Errno::EINVAL)
     }
 
     /// Whether `p` may be the subject of a select kfunc here (`select_cpu_from_kfunc()`).
@@ -32,16 +35,22 @@ impl Core {
             self.error(machine, "called on a task not being operated on");
             return false;
         }
-        let Some(cx) = self.op else {
-            return true;
-        };
-        let own = cx.tasks.contains(&Some(p));
-        if matches!(cx.op, Op::SelectCpu | Op::Enqueue) && !own {
-            let why = format!("select_cpu kfunc called cross-task on {}", self.who(p));
-            self.error(machine, &why);
-            return false;
+        match self.op {
+            Some(cx) if cx.op == Op::SelectCpu => {
+                let own = cx.tasks.contains(&Some(p));
+                if !own {
+                    self.error(machine, "called on a task not being operated on");
+                }
+                own
+            }
+            Some(cx) if cx.rq.is_some_and(|rq| rq != self.t(p).cpu) => {
+                let who = self.who(p);
+                let why = format!("select_cpu kfunc called cross-task on {who}");
+                self.error(machine, &why);
+                false
+            }
+            _ => true,
         }
-        true
     }
 
     fn select_from_kfunc(
@@ -61,8 +70,8 @@ impl Core {
         }
         let t = self.t(p);
         if t.nr_allowed == 1 || t.migration_disabled {
-            let in_set = within.is_none_or(|set| set.contains(prev));
-            let fits = in_set && t.allowed.contains(prev) && self.claim_idle(prev);
+            let set = within.unwrap_or(&t.allowed);
+            let fits = set.contains(prev) && self.claim_idle(prev);
             return if fits { Ok(prev) } else { Err(Errno::EBUSY) };
         }
         self.select_cpu_dfl(machine, p, prev, (wake_flags, flags), within)
@@ -105,19 +114,16 @@ impl Core {
         }
     }
 
-    /// The node to start from, or `None` after an error.
-    fn pick_node(&mut self, machine: &mut dyn Machine, node: Option<i32>) -> Option<u32> {
-        if !self.builtin_idle_enabled(machine) {
-            return None;
+    /// The node to start from, of which there is but one without per-node tracking.
+    fn pick_node(&mut self, machine: &mut dyn Machine, node: Option<i32>) -> Result<u32, Errno> {
+        if let Some(node) = node {
+            return self.valid_node(machine, node);
         }
-        match node {
-            Some(node) => self.valid_node(machine, node),
-            None if self.sched.idle_per_node => {
-                self.error(machine, "SCX_OPS_BUILTIN_IDLE_PER_NODE enabled");
-                None
-            }
-            None => Some(0),
+        if self.sched.idle_per_node {
+            self.error(machine, "per-node idle tracking is enabled");
+            return Err(Errno::EBUSY);
         }
+        Ok(0)
     }
 
     /// `scx_bpf_pick_idle_cpu` and, with a node, `scx_bpf_pick_idle_cpu_node`.
@@ -128,8 +134,11 @@ impl Core {
         node: Option<i32>,
         flags: u64,
     ) -> Result<Cpu, Errno> {
-        let node = self.pick_node(machine, node).ok_or(Errno::EINVAL)?;
-        self.pick_idle_cpu(machine, allowed, node, flags)
+        let from = self.pick_node(machine, node)?;
+        if node.is_none() && !self.builtin_idle_enabled(machine) {
+            return Err(Errno::EBUSY);
+        }
+        self.pick_idle_cpu(machine, allowed, from, flags)
             .ok_or(Errno::EBUSY)
     }
 
@@ -142,13 +151,23 @@ impl Core {
         node: Option<i32>,
         flags: u64,
     ) -> Result<Cpu, Errno> {
-        if self.sched.builtin_idle || node.is_some() {
-            let node = self.pick_node(machine, node).ok_or(Errno::EINVAL)?;
-            if let Some(cpu) = self.pick_idle_cpu(machine, allowed, node, flags) {
-                return Ok(cpu);
-            }
+        let from = self.pick_node(machine, node)?;
+        if self.sched.builtin_idle
+            && let Some(cpu) = self.pick_idle_cpu(machine, allowed, from, flags)
+        {
+            return Ok(cpu);
         }
-        self.kf_any_distribute(machine, allowed).ok_or(Errno::EBUSY)
+        let this = machine.this_cpu();
+        let any = if node.is_some() && flags & scx::SCX_PICK_IDLE_IN_NODE != 0 {
+            let in_node: CpuSet = allowed
+                .iter()
+                .filter(|&cpu| self.topology.get(cpu).is_some_and(|t| t.node == from))
+                .collect();
+            self.any_and_distribute(this, &in_node, &in_node)
+        } else {
+            self.any_and_distribute(this, allowed, allowed)
+        };
+        any.ok_or(Errno::EBUSY)
     }
 
     /// `scx_bpf_get_idle_cpumask` and its kin: which mask of the image to hand out
@@ -159,15 +178,13 @@ impl Core {
         kind: MaskKind,
         node: Option<i32>,
     ) -> Option<(MaskKind, Option<u32>)> {
-        if !self.builtin_idle_enabled(machine) {
-            return None;
-        }
         let node = match node {
-            Some(node) => Some(self.valid_node(machine, node)?),
+            Some(node) => Some(self.valid_node(machine, node).ok()?),
             None if self.sched.idle_per_node => {
-                self.error(machine, "per-node idle tracking is enabled");
+                self.error(machine, "SCX_OPS_BUILTIN_IDLE_PER_NODE enabled");
                 return None;
             }
+            None if !self.builtin_idle_enabled(machine) => return None,
             None => None,
         };
         // Without SMT every CPU is a core of its own.

@@ -11,13 +11,14 @@ impl Core {
         self.sched.state != EnableState::Disabled
     }
 
-    /// `scx_bpf_task_set_slice`: at once if the callback holds the task's run queue, else
-    /// when the task's slice is next looked at.
+    /// `scx_bpf_task_set_slice`: at once if the task waits or runs on the run queue that
+    /// the callback holds, else when its slice is next looked at.
     pub fn kf_task_set_slice(&mut self, p: Tid, slice: u64) -> bool {
         let Some(t) = self.tasks.get(p) else {
             return false;
         };
-        if self.op.and_then(|cx| cx.rq) == Some(t.cpu) {
+        let on_locked = self.op.and_then(|cx| cx.rq) == Some(t.cpu);
+        if on_locked && (self.runnable_links.is_linked(p) || self.is_current(p)) {
             self.set_task_slice(p, slice);
             return true;
         }
