@@ -1,12 +1,32 @@
 //! Compiled BPF objects to programs that an engine can run.
 //!
 //! ```text
-//! bytes ──Object::parse──► Object ──set_global, set_op, …──► Object ──link(kernel)──► LinkedObject
-//!          elf, btf         (what the file says)                core_reloc, link       (what to run)
+//! bytes ─ Object::parse ─► Object ─ set_global … ─► Object ─ link(kernel) ─► LinkedObject
+//!           elf, btf      what the file says               core_reloc, link  what to run
 //! ```
 //!
 //! Any byte string gives a program or a typed error: never a panic, never more than
 //! linear time, never memory out of proportion to the file. Nothing here executes.
+//!
+//! ```
+//! use harena_bpf::btf::{BtfBuilder, IntEncoding, MemberDef};
+//! use harena_bpf::isa::{asm, disasm};
+//!
+//! let program = asm("r0 = 0; if r1 == 0 goto out; r0 += 1; out: exit")?;
+//! assert_eq!(disasm(&program).lines().nth(1), Some("   1: if r1 == 0 goto +1"));
+//!
+//! let mut builder = BtfBuilder::new();
+//! let u32_ = builder.int("u32", 4, IntEncoding::Unsigned);
+//! let point = builder.structure(
+//!     "point",
+//!     8,
+//!     &[MemberDef::at("x", u32_, 0), MemberDef::at("y", u32_, 4)],
+//! );
+//! let btf = builder.finish();
+//! assert_eq!(btf.field(point, ".y")?.byte_offset(), 4);
+//! assert_eq!(btf.value(point, &[1, 0, 0, 0, 2, 0, 0, 0])?.to_string(), "{x = 1, y = 2}");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 #![forbid(unsafe_code)]
 #![expect(
     clippy::wildcard_enum_match_arm,
