@@ -1,11 +1,11 @@
 //! `harena inspect`: what an object holds, and what of it would not work here.
 //!
-//! The object is linked as a run would link it, against the same simulated kernel. If that
-//! fails the list still shows all that the file itself says.
+//! The object is linked and loaded as a run would do it, into the same simulated kernel. If
+//! that fails the list still shows all that the file itself says.
 
 use harena_bpf::btf::Value;
 use harena_bpf::{ExternKind, KernelSymbols, LinkError, LinkedObject, MapType, Object, ProgType};
-use harena_kernel::Kernel;
+use harena_kernel::{BpfScheduler, Kernel, LoadError, LoadOptions};
 use harena_report::{
     ArenaInfo, ExternInfo, Inspection, MapInfo, OpInfo, OpsInfo, ProgramInfo, Unsupported,
 };
@@ -49,7 +49,7 @@ fn list(object: &Object, kernel: &Kernel, linked: &Result<LinkedObject, LinkErro
         arenas: arenas(object),
         kfuncs: externs(true),
         externs: externs(false),
-        unsupported: unsupported(object, linked),
+        unsupported: unsupported(object, linked, load(object)),
     }
 }
 
@@ -149,32 +149,46 @@ fn members(linked: &LinkedObject, variable: &str) -> Vec<OpInfo> {
     members.filter_map(info).collect()
 }
 
-/// Everything that fails to link, traps when reached, or is never run.
-fn unsupported(object: &Object, linked: Result<&LinkedObject, &LinkError>) -> Vec<Unsupported> {
+/// Loads the scheduler in the object, if there is one; gives the callbacks that are set and
+/// never called.
+fn load(object: &Object) -> anyhow::Result<Vec<String>> {
+    let topology = harena_sim::default_topology();
+    match BpfScheduler::load(object.clone(), &LoadOptions::default(), &topology) {
+        Ok((scheduler, _image)) => Ok(scheduler.never_called().to_vec()),
+        Err(LoadError::NoScheduler) => Ok(Vec::new()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Everything that fails to link or load, traps when reached, or is never run.
+fn unsupported(
+    object: &Object,
+    linked: Result<&LinkedObject, &LinkError>,
+    loaded: anyhow::Result<Vec<String>>,
+) -> Vec<Unsupported> {
     let mut list = Vec::new();
-    match linked {
+    match loaded {
         Err(error) => list.push(Unsupported {
             what: "the object".to_owned(),
-            why: error.to_string(),
+            why: format!("{error:#}"),
         }),
-        Ok(linked) => {
-            for program in &linked.programs {
-                list.extend(program.poisoned.iter().map(|(insn, why)| Unsupported {
-                    what: place(program, *insn),
-                    why: format!("{why}; the program may load, but not reach this"),
-                }));
-            }
-        }
+        Ok(never_called) => list.extend(never_called.into_iter().map(|member| Unsupported {
+            what: format!("callback `{member}`"),
+            why: "it is never called here".to_owned(),
+        })),
+    }
+    for program in linked.iter().flat_map(|linked| &linked.programs) {
+        list.extend(program.poisoned.iter().map(|(insn, why)| Unsupported {
+            what: place(program, *insn),
+            why: format!("{why}; the program may load, but not reach this"),
+        }));
     }
     for program in object.programs().iter().filter(|p| p.autoload) {
         let kind = program.prog_type.map_or("unknown", ProgType::name);
-        if !matches!(
-            program.prog_type,
-            Some(ProgType::StructOps | ProgType::Syscall)
-        ) {
+        if program.prog_type != Some(ProgType::StructOps) {
             list.push(Unsupported {
                 what: format!("program `{}`", program.name),
-                why: format!("nothing here runs programs of type `{kind}`"),
+                why: format!("`harena run` calls no programs of type `{kind}`"),
             });
         }
     }

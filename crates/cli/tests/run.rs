@@ -24,7 +24,7 @@ const KEYS: [&str; 14] = [
 ];
 
 /// What the same short default run must hash to in every build on every machine.
-const GOLDEN_DIGEST: &str = "";
+const GOLDEN_DIGEST: &str = "ce39a4bb12e3c61425b2c25a85a9498a";
 
 #[test]
 fn the_default_run_is_fine_and_shows_every_part() {
@@ -218,4 +218,22 @@ fn quiet_prints_nothing_and_keeps_the_exit_code() {
 fn a_reader_that_goes_away_is_no_failure() {
     let code = harena::with_closed_stdout(&["run", "-d", "50ms"]);
     assert_eq!(code, 0);
+}
+
+#[test]
+fn inspect_lists_what_an_object_holds_and_what_stands_in_its_way() {
+    let list = |name: &str| {
+        let run = harena(&["inspect", &object(name), "--format", "json"]);
+        assert_eq!(run.code, 0, "{name}: {}", run.stderr);
+        json(&run)
+    };
+    let levels = list("levels");
+    assert_eq!(levels["ops"][0]["type"], "sched_ext_ops_cid");
+    assert_eq!(levels["ops"][0]["members"][0]["value"], "levels_select_cid");
+    assert_eq!(levels["arenas"][0]["pages"], 4096);
+    assert_eq!(levels["unsupported"].as_array().map(Vec::len), Some(0));
+    let why = list("tests/context")["unsupported"][0]["why"].to_string();
+    assert!(why.contains("not allowed in ops.running"), "{why}");
+    let why = list("tests/no_arena")["unsupported"][0]["why"].to_string();
+    assert!(why.contains("must use a BPF arena map"), "{why}");
 }
