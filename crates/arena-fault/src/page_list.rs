@@ -58,6 +58,12 @@ impl PageRange {
     }
 }
 
+impl From<PageIndex> for PageRange {
+    fn from(first: PageIndex) -> Self {
+        Self { first, count: 1 }
+    }
+}
+
 /// One word of the table behind a list. All-zero bytes are a valid, unlisted link.
 #[derive(Debug)]
 #[repr(transparent)]

@@ -255,8 +255,8 @@ impl Arena {
             while self.shared.entry(page.into()).state() == EntryState::Busy {
                 std::hint::spin_loop();
             }
-            if let Some(page) = PageRange::new(page, 1).filter(|_| present(&page)) {
-                user.expose(page)?;
+            if present(&page) {
+                user.expose(PageRange::from(page))?;
             }
         }
         Ok(())

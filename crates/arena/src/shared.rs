@@ -160,10 +160,8 @@ impl Shared {
                 fault.progressed();
                 self.install_scratch(fault, entry)
             }
-            // A marker hides it (a region was opened around it), or another thread has just
-            // put it there: mapping it again is right in both cases, and nothing to report.
             EntryState::Scratch => match entry.take_scratch() {
-                Ok(claim) => self.lay_scratch(fault.page, claim),
+                Ok(claim) => self.repair_scratch(fault, claim),
                 Err(_) => Outcome::Retry,
             },
             EntryState::Busy => Outcome::Retry,
@@ -191,22 +189,56 @@ impl Shared {
     }
 
     fn lay_scratch(&self, page: WindowPage, claim: Claim<'_>) -> Outcome {
-        let scratch = self.spec.byte_size();
-        let range = self.reservation.range();
-        if range
-            .map_file(self.span(page), &self.file, scratch, Protection::ReadWrite)
-            .is_err()
-        {
-            claim.release();
-            return Outcome::Forward;
+        if self.map_scratch(page).is_err() {
+            return self.fill_instead(page, claim);
         }
         claim.settle(Filled::Scratch);
+        self.remember_scratch(page);
+        Outcome::Retry
+    }
+
+    /// A scratch page faulted. A marker hides it (a region was opened around it), or another
+    /// thread has just put it there: mapping it again is right in both cases, and there is
+    /// nothing to report.
+    fn repair_scratch(&self, fault: &HostFault<'_>, claim: Claim<'_>) -> Outcome {
+        let mapped = self.map_scratch(fault.page);
+        if mapped.is_err() {
+            // No mapping is left, but a marker can be removed without one.
+            let _ = self.reservation.range().unguard(self.span(fault.page));
+        }
+        claim.settle(Filled::Scratch);
+        self.remember_scratch(fault.page);
+        if mapped.is_ok() || fault.spurious() {
+            Outcome::Retry
+        } else {
+            Outcome::Forward
+        }
+    }
+
+    fn map_scratch(&self, page: WindowPage) -> Result<(), OsError> {
+        let scratch = self.spec.byte_size();
+        let range = self.reservation.range();
+        range.map_file(self.span(page), &self.file, scratch, Protection::ReadWrite)
+    }
+
+    fn remember_scratch(&self, page: WindowPage) {
         if let Some(oldest) = self.scratch.push(page)
             && oldest != page
         {
             self.take_back(oldest);
         }
-        Outcome::Retry
+    }
+
+    /// The process has no mapping left for scratch. Host code must not crash for that: a page
+    /// of the window, which needs none, becomes real, as by a user's touch.
+    fn fill_instead(&self, page: WindowPage, claim: Claim<'_>) -> Outcome {
+        if let (Some(index), Some(placed)) = (page.in_window(), self.placed.get())
+            && placed.host.holds(index)
+        {
+            return self.fill(placed, index, claim);
+        }
+        claim.release();
+        Outcome::Forward
     }
 
     /// Clears an entry that still holds scratch, so that the number of mappings stays bounded.
@@ -242,9 +274,15 @@ impl Shared {
             EntryState::Empty if self.spec.segv_on_fault() => return Outcome::Forward,
             EntryState::Empty => {}
         }
-        let (Ok(claim), Some(pages)) = (entry.try_set(), PageRange::new(page, 1)) else {
-            return Outcome::Retry;
-        };
+        match entry.try_set() {
+            Ok(claim) => self.fill(placed, page, claim),
+            Err(_) => Outcome::Retry,
+        }
+    }
+
+    /// Makes one claimed page real without the allocator's lock.
+    fn fill(&self, placed: &Placed, page: PageIndex, claim: Claim<'_>) -> Outcome {
+        let pages = PageRange::from(page);
         if !self.charge(1) {
             claim.release();
             return Outcome::Forward;

@@ -124,9 +124,7 @@ impl View {
 
     /// Replaces a scratch page by the hidden page that belongs there. The caller owns its entry.
     pub(crate) fn lift_scratch(&self, page: PageIndex) -> Result<(), OsError> {
-        let Some(pages) = PageRange::new(page, 1) else {
-            return Ok(());
-        };
+        let pages = PageRange::from(page);
         self.map_hidden(pages)?;
         if self.scheme == Scheme::Protect {
             return Ok(());

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use harena_abi::bpf::{BPF_F_MMAPABLE, BPF_F_SEGV_ON_FAULT};
 use harena_abi::{ArenaOffset, Cpu, KernAddr};
 use harena_arena::{
-    ARENA_AREA, AllocError, AltStack, Arena, ArenaSpec, ProgramScope, ProgramTag, Reservation,
-    UninstallError, uninstall_fault_handler,
+    ARENA_AREA, AllocError, AltStack, Arena, ArenaSpec, EntryState, ProgramScope, ProgramTag,
+    Reservation, UninstallError, uninstall_fault_handler,
 };
 
 use crate::common::{self, UserMemory, arena, arena_with, offset, scope};
@@ -395,4 +395,63 @@ child!(child_fork, {
 #[test]
 fn a_forked_child_cannot_write_into_its_parents_arena() {
     assert_exit("fork", PLAIN_RAN);
+}
+
+// ---- no mapping left -------------------------------------------------------------------
+
+/// Splits anonymous memory until the kernel refuses another mapping. Some distributions allow
+/// a million.
+fn use_up_mappings() {
+    const PAGES: usize = 4_000_000;
+    let (none, flags) = (libc::PROT_NONE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: without MAP_FIXED the kernel picks unused addresses.
+    let base = unsafe {
+        libc::mmap(
+            ptr::null_mut(),
+            PAGES * 4096,
+            none,
+            flags | libc::MAP_NORESERVE,
+            -1,
+            0,
+        )
+    };
+    assert_ne!(base, libc::MAP_FAILED);
+    let every_other = (0..PAGES)
+        .step_by(2)
+        .map(|page| base.wrapping_byte_add(page * 4096));
+    let refused = every_other.map(|page| {
+        // SAFETY: inside the mapping made above.
+        unsafe { libc::mprotect(page, 4096, libc::PROT_READ) }
+    });
+    assert!(
+        refused.into_iter().any(|done| done != 0),
+        "the kernel has a limit"
+    );
+}
+
+child!(child_no_mapping_left, {
+    let arena = arena(600);
+    let _scope = scope(&arena);
+    // Opens the region.
+    arena.alloc_pages(None, 1, 0).expect("pages are free");
+    use_up_mappings();
+    arena.ptr::<u64>(offset(7, 0)).write(7);
+    assert_eq!(arena.entry_state(common::page(7)), EntryState::Page);
+    assert_eq!(arena.ptr::<u64>(offset(7, 0)).read(), 7);
+    assert_eq!(
+        (arena.faults_recovered(), arena.drain_reports().count()),
+        (1, 1)
+    );
+    // The allocator learns of the page.
+    let at = arena.alloc_pages(Some(common::user(7)), 1, 0);
+    assert_eq!(at, Err(AllocError::NoSpace { page_cnt: 1 }));
+    exit(SURVIVED);
+});
+
+#[test]
+fn a_host_fault_is_recovered_even_if_no_mapping_is_left() {
+    // Without guard markers every exposed page needs a mapping.
+    if arena(1).has_guard_markers() {
+        assert_exit("no_mapping_left", SURVIVED);
+    }
 }
