@@ -288,6 +288,7 @@ impl Checkers {
     }
 
     fn compare_all(&mut self, core: &Core) {
+        core.assert_consistent();
         for p in core.tasks() {
             self.compare(p, core.task(p));
         }

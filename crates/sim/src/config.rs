@@ -63,7 +63,7 @@ pub enum CheckTier {
 /// | `insns_per_us` | the CPU that runs the callback | its BPF instructions |
 /// | `switch_ns` | the switching CPU | before the next task's first instruction |
 /// | `wakeup_ns` | the waking CPU | each wakeup, beside the callbacks |
-/// | `interrupt_ns` | the interrupted CPU | each timer expiry and IPI |
+/// | `interrupt_ns` | the interrupted CPU | each timer expiry, IPI and IRQ work |
 /// | `tick_ns` | the ticking CPU | each tick of a busy CPU |
 /// | `ipi_ns` | nobody | flight time between two CPUs |
 /// | `migrate_*_ns` | the migrated task | cold caches when it next runs |

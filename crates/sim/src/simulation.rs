@@ -259,6 +259,7 @@ impl<S: SchedOps> Simulation<S> {
         loop {
             while let Some(cpu) = self.hw.take_irq_work() {
                 self.hw.enter(cpu);
+                self.hw.interrupt();
                 let (core, mut env) = self.env();
                 core.irq_work(&mut env, cpu);
                 self.hw.leave();

@@ -93,7 +93,9 @@ fn the_header_compiles() {
         vmlinux_h()
     );
     let clang = Command::new("clang-22")
-        .args(["-target", "bpf", "-O2", "-g", "-Wall", "-Werror", "-x", "c", "-"])
+        .args([
+            "-target", "bpf", "-O2", "-g", "-Wall", "-Werror", "-x", "c", "-",
+        ])
         .args(["-S", "-o", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
@@ -107,5 +109,9 @@ fn the_header_compiles() {
     stdin.write_all(source.as_bytes()).unwrap();
     drop(stdin);
     let output = clang.wait_with_output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }

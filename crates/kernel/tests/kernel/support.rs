@@ -59,7 +59,10 @@ impl<'a> Run<'a> {
     }
 
     /// Runs it with other load options.
-    #[expect(clippy::large_stack_frames, reason = "a whole simulation, once per test")]
+    #[expect(
+        clippy::large_stack_frames,
+        reason = "a whole simulation, once per test"
+    )]
     pub(crate) fn go_with(self, change: impl FnOnce(&mut LoadOptions)) -> (Outcome, BpfScheduler) {
         let topology = parse_topology(self.topology).unwrap();
         let mut options = options(self.sets);
