@@ -160,7 +160,7 @@ fn nesting_has_a_limit_and_unwinds() {
 
 #[test]
 fn a_fault_storm_keeps_mappings_and_reports_bounded() {
-    const PAGES: u32 = 20_000;
+    const PAGES: u32 = 6_000;
     let arena = arena(PAGES);
     let _scope = scope(&arena);
     let before = mapping_count(&arena);
