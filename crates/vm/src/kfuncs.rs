@@ -161,7 +161,9 @@ fn irq_save(ctx: &mut Ctx<'_>, [flags, ..]: [u64; 5]) -> Answer {
 
 /// Only an outer run can hold the lock: the kernel's deadlock detection would find it.
 fn res_spin_lock(ctx: &mut Ctx<'_>, [lock, ..]: [u64; 5]) -> Answer {
-    let taken = ctx.vm.mem.cmpxchg_u32(KernAddr::new(lock), 0, 1);
+    let (mem, addr) = (&ctx.vm.mem, KernAddr::new(lock));
+    let writable = mem.writable_by_program(addr, 4);
+    let taken = writable.and_then(|()| mem.cmpxchg_u32(addr, 0, 1));
     match taken.map_err(|fault| ctx.fault(fault))? {
         0 => Ok(0),
         _ => Err(Errno::EDEADLK.into()),

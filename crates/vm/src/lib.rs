@@ -11,6 +11,18 @@
 //! [`Abort`]; a bad *access* is contained, reported as a [`Violation`], and passed over.
 //!
 //! `unsafe` lives in `mem.rs` and nowhere else.
+//!
+//! ```
+//! use harena_vm::{Access, GuestMem, Region};
+//!
+//! // An address is an allegation until memory has looked at it.
+//! let mem = GuestMem::new()?;
+//! let block = mem.alloc(Region::Kernel, 16, 8)?;
+//! mem.write_u64(block, 42)?;
+//! assert_eq!(mem.read_u64(block)?, 42);
+//! assert_eq!(mem.read_u64(harena_abi::KernAddr::NULL).unwrap_err().access, Access::Read);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 #![deny(unsafe_code)]
 
 mod decode;

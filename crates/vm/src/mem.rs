@@ -6,6 +6,8 @@
 //!   looked at it.
 //! - No reference to guest bytes ever exists, only copies and atomics: a program, a
 //!   kfunc or another thread may change them at any time.
+//! - A program reaches only what was handed out: the heap is mapped as a whole, but memory
+//!   behind a region's last allocation is out of bounds for programs.
 //! - The heap is always mapped. A page of an arena may be empty; checked accesses see
 //!   that in the arena's entries and give a [`MemFault`], they never rely on a signal.
 //!
@@ -24,7 +26,7 @@ use crate::error::{MemFault, OutOfGuestMemory, VmCreateError};
 use crate::exec::access::Atomic;
 use crate::layout::{
     ARENA_COUNT, ARENA_STRIDE, ARENAS_START, GUEST_BASE, HEAP_END, HEAP_START, HEAP_WRITABLE,
-    RESERVATION_LEN, Region,
+    PERCPU_STRIDE, RESERVATION_LEN, Region,
 };
 use crate::region::RegionAlloc;
 
@@ -38,7 +40,12 @@ pub struct GuestMem {
     /// Arenas by number; each slot is filled once.
     arenas: [OnceLock<Arc<Arena>>; ARENA_COUNT],
     regions: Mutex<[RegionAlloc; Region::ALL.len()]>,
+    /// Per unit of the heap: bytes at its start that programs may reach.
+    limits: Box<[AtomicU64]>,
 }
+
+/// Heap bytes that share one limit. Regions start and end at units.
+const UNIT: u64 = 1 << 29;
 
 // SAFETY: `base` points to the reservation, which lives as long as `self`, and is accessed only through
 // raw reads and writes and atomics; nothing in it belongs to a thread.
@@ -142,6 +149,7 @@ impl GuestMem {
             reservation: Arc::new(reservation),
             arenas: [const { OnceLock::new() }; ARENA_COUNT],
             regions: Mutex::new(Region::ALL.map(RegionAlloc::new)),
+            limits: (0..HEAP_LEN / UNIT).map(|_| AtomicU64::new(0)).collect(),
         })
     }
 
@@ -174,7 +182,53 @@ impl GuestMem {
         size: u64,
         align: u64,
     ) -> Result<KernAddr, OutOfGuestMemory> {
-        self.regions()[region.index()].alloc(size, align)
+        let addr = self.regions()[region.index()].alloc(size, align)?;
+        self.open(addr.raw() - HEAP_START, size);
+        Ok(addr)
+    }
+
+    /// Lets programs reach `size` bytes at a heap offset, and what lies before them in their
+    /// units: regions grow upwards. Memory that was never handed out stays out of reach, so a
+    /// program cannot make the host commit it.
+    fn open(&self, offset: u64, size: u64) {
+        let end = offset.saturating_add(size).min(HEAP_LEN);
+        let mut at = offset;
+        while at < end {
+            let (unit, within) = (at / UNIT, at % UNIT);
+            let upto = (within + (end - at)).min(UNIT);
+            // Relaxed: a limit guards the extent of memory, not what lies in it.
+            let limit = &self.limits[host_size(unit)];
+            if limit.load(Ordering::Relaxed) < upto {
+                limit.fetch_max(upto, Ordering::Relaxed);
+            }
+            at += upto - within;
+        }
+    }
+
+    /// Whether a program may reach `len` bytes at `addr`, from `start` of the heap on.
+    #[inline]
+    fn reachable(&self, addr: u64, len: u64, start: u64) -> bool {
+        if heap_offset(addr, len, start).is_none() {
+            return false;
+        }
+        let offset = addr - HEAP_START;
+        let limit = self.limits[host_size(offset / UNIT)].load(Ordering::Relaxed);
+        offset % UNIT + len <= limit || self.reachable_over_units(offset, len)
+    }
+
+    #[cold]
+    fn reachable_over_units(&self, offset: u64, len: u64) -> bool {
+        let end = offset + len;
+        let mut at = offset;
+        while at < end {
+            let limit = self.limits[host_size(at / UNIT)].load(Ordering::Relaxed);
+            let upto = (at % UNIT + (end - at)).min(UNIT);
+            if upto > limit {
+                return false;
+            }
+            at += upto - at % UNIT;
+        }
+        true
     }
 
     /// Gives back what [`GuestMem::alloc`] gave; `size` and `align` must be the same.
@@ -186,12 +240,28 @@ impl GuestMem {
     /// Host address of `len` bytes that a kernel may access.
     #[inline]
     fn host(&self, addr: KernAddr, len: u64, access: Access) -> Result<NonNull<u8>, MemFault> {
-        if heap_offset(addr.raw(), len, HEAP_START).is_some() {
+        if let Some(offset) = heap_offset(addr.raw(), len, HEAP_START) {
+            if access == Access::Write && addr >= Region::Tasks.start() {
+                self.open_by_write(offset, len);
+            }
             return Ok(self.at(addr.raw()));
         }
         self.arena_at(addr.raw())
             .and_then(|(arena, offset)| self.in_arena(arena, offset, len))
             .ok_or(MemFault { addr, len, access })
+    }
+
+    /// Tasks have their places by arithmetic, not by allocation: they are there once the kernel
+    /// has written to them, with a margin for what lies behind the bytes it wrote.
+    fn open_by_write(&self, offset: u64, len: u64) {
+        const TASK_SIZE_MAX: u64 = 16 << 10;
+        self.open(offset, len + TASK_SIZE_MAX);
+    }
+
+    /// Lets programs reach the copies of per-CPU variables of that many CPUs.
+    pub(crate) fn open_per_cpu(&self, nr_cpus: u32) {
+        let start = Region::PerCpu.start().raw() - HEAP_START;
+        self.open(start, u64::from(nr_cpus) * PERCPU_STRIDE);
     }
 
     /// Host address of a guest address in the heap or in an arena's area.
@@ -231,7 +301,9 @@ impl GuestMem {
     /// Loads for a program: from all of the heap.
     #[inline]
     pub(crate) fn load<T: Scalar>(&self, addr: u64) -> Option<u64> {
-        heap_offset(addr, T::LEN, HEAP_START)?;
+        if !self.reachable(addr, T::LEN, HEAP_START) {
+            return None;
+        }
         // SAFETY: the bytes lie in the heap, which is mapped.
         Some(unsafe { read::<T>(self.at(addr)) }.to_reg())
     }
@@ -239,7 +311,9 @@ impl GuestMem {
     /// Stores for a program: to the writable part of the heap.
     #[inline]
     pub(crate) fn store<T: Scalar>(&self, addr: u64, value: u64) -> Option<()> {
-        heap_offset(addr, T::LEN, HEAP_WRITABLE)?;
+        if !self.reachable(addr, T::LEN, HEAP_WRITABLE) {
+            return None;
+        }
         // SAFETY: the bytes lie in the heap, which is mapped.
         unsafe { write(self.at(addr), T::from_reg(value)) };
         Some(())
@@ -248,7 +322,7 @@ impl GuestMem {
     /// An atomic read-modify-write of a program, giving the old value. A word that is not
     /// aligned is read and written in two steps, as no other thread may rely on it.
     pub(crate) fn atomic<T: Word>(&self, addr: u64, request: Atomic) -> Option<u64> {
-        if heap_offset(addr, T::LEN, HEAP_WRITABLE).is_none() {
+        if !self.reachable(addr, T::LEN, HEAP_WRITABLE) {
             let (arena, offset) = self.arena_at(addr)?;
             return self.atomic_in::<T>(arena, offset, request);
         }
@@ -438,19 +512,21 @@ impl GuestMem {
         Ok(())
     }
 
-    /// Whether `len` bytes can be read.
+    /// Whether a program may read `len` bytes.
     #[must_use]
     pub fn readable(&self, addr: KernAddr, len: u64) -> bool {
-        self.host(addr, len, Access::Read).is_ok()
+        self.reachable(addr.raw(), len, HEAP_START)
+            || (addr.raw() >= ARENAS_START && self.host(addr, len, Access::Read).is_ok())
     }
 
-    /// Refuses frozen memory, which kernels may write and programs may not.
-    fn writable_by_program(&self, addr: KernAddr, len: u64) -> Result<(), MemFault> {
-        if addr < Region::Rodata.end() {
-            let access = Access::Write;
-            return Err(MemFault { addr, len, access });
+    /// Refuses what a program may not write: frozen memory, and memory that nobody handed out.
+    pub(crate) fn writable_by_program(&self, addr: KernAddr, len: u64) -> Result<(), MemFault> {
+        let in_heap = self.reachable(addr.raw(), len, HEAP_WRITABLE);
+        if in_heap || addr.raw() >= ARENAS_START {
+            return Ok(());
         }
-        Ok(())
+        let access = Access::Write;
+        Err(MemFault { addr, len, access })
     }
 
     /// As [`GuestMem::write_bytes`], with a program's rights.
@@ -556,13 +632,36 @@ mod tests {
         }
         for good in [HEAP_START, HEAP_START + 1, last] {
             mem.write_u64(at(good), good).unwrap();
-            assert_eq!(mem.load::<u64>(good), Some(good));
+            assert_eq!(mem.read_u64(at(good)), Ok(good));
         }
+    }
+
+    #[test]
+    fn programs_reach_only_what_was_handed_out() {
+        let mem = GuestMem::new().unwrap();
+        let block = mem.alloc(Region::Kernel, 24, 8).unwrap().raw();
+        assert_eq!(mem.load::<u64>(block + 16), Some(0));
+        assert_eq!(mem.load::<u64>(block + 17), None);
+        assert_eq!(mem.store::<u8>(block + 24, 1), None);
+        // A block over several units, and an access across two of them.
+        let big = mem.alloc(Region::Maps, 2 * UNIT + 8, 8).unwrap().raw();
+        assert_eq!(mem.store::<u64>(big + UNIT - 4, 7), Some(()));
+        assert_eq!(mem.load::<u64>(big + UNIT - 4), Some(7));
+        assert_eq!(mem.load::<u64>(big + 2 * UNIT), Some(0));
+        assert_eq!(mem.load::<u64>(big + 2 * UNIT + 1), None);
+        // Tasks are where the kernel puts them.
+        let task = Region::Tasks.start().raw() + 4096;
+        assert_eq!(mem.load::<u64>(task), None);
+        mem.write_u64(at(task), 5).unwrap();
+        assert_eq!(mem.load::<u64>(task), Some(5));
+        assert_eq!(mem.load::<u64>(task + (1 << 20)), None);
     }
 
     #[test]
     fn programs_cannot_store_to_frozen_memory() {
         let mem = GuestMem::new().unwrap();
+        mem.alloc(Region::Rodata, UNIT * 2, 8).unwrap();
+        mem.alloc(Region::Stacks, 8, 8).unwrap();
         assert_eq!(mem.store::<u64>(HEAP_WRITABLE - 1, 1), None);
         assert_eq!(mem.store::<u64>(HEAP_WRITABLE, 1), Some(()));
         mem.write_u8(at(HEAP_WRITABLE - 1), 7).unwrap();

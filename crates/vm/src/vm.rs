@@ -169,6 +169,7 @@ impl Vm {
             });
         }
         let mem = GuestMem::new()?;
+        mem.open_per_cpu(config.nr_cpus);
         let stacks = mem
             .alloc(
                 Region::Stacks,

@@ -77,14 +77,19 @@ pub(super) fn this_cpu_ptr(ctx: &mut Ctx<'_>, [ptr, ..]: [u64; 5]) -> Answer {
 
 /// `bpf_kptr_xchg`.
 pub(super) fn kptr_xchg(ctx: &mut Ctx<'_>, [field, ptr, ..]: [u64; 5]) -> Answer {
-    let swapped = ctx.vm.mem.swap_u64(KernAddr::new(field), ptr);
+    let addr = KernAddr::new(field);
+    let mem = &ctx.vm.mem;
+    let writable = mem.writable_by_program(addr, 8);
+    let swapped = writable.and_then(|()| mem.swap_u64(addr, ptr));
     swapped.map_err(|fault| ctx.fault(fault))
 }
 
 /// `bpf_spin_lock`: one thread runs all programs, so a held lock is held by an outer one.
 pub(super) fn spin_lock(ctx: &mut Ctx<'_>, [lock, ..]: [u64; 5]) -> Answer {
     let addr = KernAddr::new(lock);
-    let taken = ctx.vm.mem.cmpxchg_u32(addr, 0, 1);
+    let mem = &ctx.vm.mem;
+    let writable = mem.writable_by_program(addr, 4);
+    let taken = writable.and_then(|()| mem.cmpxchg_u32(addr, 0, 1));
     match taken.map_err(|fault| ctx.fault(fault))? {
         0 => Ok(0),
         _ => Err(ctx.vm.abort_here(AbortCause::Deadlock { addr }).into()),
