@@ -112,7 +112,7 @@ impl Core {
         let code = scx::SCX_ECODE_ACT_RESTART | scx::SCX_ECODE_RSN_HOTPLUG;
         let this = env.machine.this_cpu();
         let kind = scx::SCX_EXIT_UNREG_KERN;
-        self.claim_exit(env.machine, kind, code.cast_signed(), Some(this), &why);
+        self.claim_exit(kind, code.cast_signed(), Some(this), &why);
         Err(Errno::EBUSY.into())
     }
 

@@ -143,7 +143,7 @@ impl Core {
             return self.dispatch_enqueue(env, cpu, DsqRef::Local(cpu), p, carry);
         }
         self.set_flags(p, scx::SCX_TASK_IMMED, 0);
-        if enq_flags & scx::SCX_ENQ_REENQ != 0 && !self.count_reenq(env, cpu, p) {
+        if enq_flags & scx::SCX_ENQ_REENQ != 0 && !self.count_reenq(cpu, p) {
             return;
         }
         if !self.online.contains(cpu) {
@@ -207,7 +207,7 @@ impl Core {
     }
 
     /// Counts a re-enqueue; past the limit the scheduler goes and the task is left as it is.
-    fn count_reenq(&mut self, env: &mut Env<'_>, cpu: Cpu, p: Tid) -> bool {
+    fn count_reenq(&mut self, cpu: Cpu, p: Tid) -> bool {
         self.tasks[p].reenq_cnt += 1;
         let count = self.t(p).reenq_cnt;
         if count > 1 {
@@ -218,7 +218,7 @@ impl Core {
         }
         let who = self.who(p);
         let why = format!("{who} reenqueued {count} times without running");
-        self.claim_exit(env.machine, scx::SCX_EXIT_ERROR_REENQ, 0, Some(cpu), &why);
+        self.claim_exit(scx::SCX_EXIT_ERROR_REENQ, 0, Some(cpu), &why);
         false
     }
 

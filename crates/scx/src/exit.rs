@@ -34,15 +34,7 @@ pub(crate) fn exit_reason(kind: u32) -> &'static str {
 
 impl Core {
     /// `scx_exit()`: claims the exit; false if somebody did before.
-    pub(crate) fn claim_exit(
-        &mut self,
-        machine: &mut dyn Machine,
-        kind: u32,
-        code: i64,
-        cpu: Option<Cpu>,
-        why: &str,
-    ) -> bool {
-        let _ = &machine;
+    pub(crate) fn claim_exit(&mut self, kind: u32, code: i64, cpu: Option<Cpu>, why: &str) -> bool {
         let gone = matches!(
             self.sched.state,
             EnableState::Disabled | EnableState::Disabling
@@ -72,7 +64,7 @@ impl Core {
     /// `scx_error()`: ends the scheduler with kind `SCX_EXIT_ERROR`, unless it is leaving already.
     pub fn error(&mut self, machine: &mut dyn Machine, why: &str) {
         let this = machine.this_cpu();
-        self.claim_exit(machine, scx::SCX_EXIT_ERROR, 0, Some(this), why);
+        self.claim_exit(scx::SCX_EXIT_ERROR, 0, Some(this), why);
     }
 
     /// `scx_cpu_valid()`.
@@ -101,8 +93,8 @@ impl Core {
     }
 
     /// Asks for the scheduler to go (`SCX_EXIT_UNREG`); [`Core::process_exit`] does it.
-    pub fn unregister(&mut self, machine: &mut dyn Machine) {
-        self.claim_exit(machine, scx::SCX_EXIT_UNREG, 0, None, "");
+    pub fn unregister(&mut self) {
+        self.claim_exit(scx::SCX_EXIT_UNREG, 0, None, "");
     }
 
     /// Whether an exit was claimed and [`Core::process_exit`] has work to do. To be asked

@@ -13,6 +13,11 @@
 //! it must ask for goes through [`Machine`]; everything a scheduler may read goes out
 //! through [`Image`]. Callbacks get the core back as `&mut`, so that a kfunc called
 //! inside one works on the same state.
+//!
+//! Not modelled yet: cgroup callbacks, hotplug, core scheduling, sub-schedulers and
+//! their capabilities, the RT and DL classes (a plain fair class stands for everything
+//! above ext), `SCX_KICK_WAIT`'s waiting, the load balancer of a long bypass, and queued
+//! wakeups (`SCX_OPS_ALLOW_QUEUED_WAKEUP` changes nothing).
 #![forbid(unsafe_code)]
 #![deny(clippy::float_arithmetic)]
 

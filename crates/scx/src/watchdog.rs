@@ -34,17 +34,17 @@ impl Core {
                 .map(|p| (cpu, p))
         });
         if let Some((cpu, p)) = stalled {
-            self.report_stall(env.machine, cpu, p, jiffies);
+            self.report_stall(cpu, p, jiffies);
         }
         self.arm_watchdog(env.machine);
     }
 
-    fn report_stall(&mut self, machine: &mut dyn Machine, cpu: Cpu, p: Tid, jiffies: u64) {
+    fn report_stall(&mut self, cpu: Cpu, p: Tid, jiffies: u64) {
         let waited = (jiffies - self.t(p).runnable_at) * self.tick_ns();
         let ms = waited / 1_000_000;
         let who = self.who(p);
         let why = format!("{who} failed to run for {}.{:03}s", ms / 1000, ms % 1000);
-        if self.claim_exit(machine, scx::SCX_EXIT_ERROR_STALL, 0, Some(cpu), &why)
+        if self.claim_exit(scx::SCX_EXIT_ERROR_STALL, 0, Some(cpu), &why)
             && let Some(exit) = &mut self.sched.exit
         {
             exit.stall = Some(Stall {
@@ -72,7 +72,7 @@ impl Core {
                 ms % 1000
             );
             let this = machine.this_cpu();
-            self.claim_exit(machine, scx::SCX_EXIT_ERROR_STALL, 0, Some(this), &why);
+            self.claim_exit(scx::SCX_EXIT_ERROR_STALL, 0, Some(this), &why);
         }
     }
 }

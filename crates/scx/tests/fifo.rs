@@ -47,7 +47,7 @@ fn unregistering_gives_every_task_back() {
     for &p in &tasks {
         w.start(p);
     }
-    w.on(|core, env| core.unregister(env.machine));
+    w.on(|core, _| core.unregister());
     w.settle();
     let info = w.core.exit_info().expect("the scheduler left");
     assert_eq!(info.kind, scx::SCX_EXIT_UNREG);

@@ -72,7 +72,7 @@ fn happen(w: &mut World, what: &Happening) {
             w.run_ms(u64::from(ms));
             w.settle();
         }
-        H::Exit => w.on(|core, env| core.unregister(env.machine)),
+        H::Exit => w.on(|core, _| core.unregister()),
         H::Enable => {
             w.ops.queue.clear();
             let _busy = w.on(|core, env| core.enable(env));

@@ -326,7 +326,7 @@ impl<S: SchedOps> Simulation<S> {
                 self.hw.now = self.end;
             }
             self.settle_cpus();
-            self.core.unregister(&mut self.hw);
+            self.core.unregister();
             self.after_event()
         } else {
             self.settle_cpus();

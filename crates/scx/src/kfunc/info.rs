@@ -99,13 +99,13 @@ impl Core {
     /// `scx_bpf_error_bstr`, formatted.
     pub fn kf_error(&mut self, machine: &mut dyn Machine, message: &str) {
         let this = machine.this_cpu();
-        self.claim_exit(machine, scx::SCX_EXIT_ERROR_BPF, 0, Some(this), message);
+        self.claim_exit(scx::SCX_EXIT_ERROR_BPF, 0, Some(this), message);
     }
 
     /// `scx_bpf_exit_bstr`, formatted.
     pub fn kf_exit(&mut self, machine: &mut dyn Machine, code: i64, message: &str) {
         let this = machine.this_cpu();
-        self.claim_exit(machine, scx::SCX_EXIT_UNREG_BPF, code, Some(this), message);
+        self.claim_exit(scx::SCX_EXIT_UNREG_BPF, code, Some(this), message);
     }
 
     /// `scx_bpf_tid_to_task`.
