@@ -6,6 +6,8 @@
 
 char _license[] SEC("license") = "GPL";
 
+#ifndef HARENA_SCX_HEADERS
+
 struct bpf_cpumask {
 	struct cpumask cpumask;
 };
@@ -15,7 +17,6 @@ struct bpf_cpumask *bpf_cpumask_acquire(struct bpf_cpumask *cpumask) __ksym;
 void bpf_cpumask_release(struct bpf_cpumask *cpumask) __ksym;
 u32 bpf_cpumask_first(const struct cpumask *cpumask) __ksym;
 u32 bpf_cpumask_first_zero(const struct cpumask *cpumask) __ksym;
-u32 bpf_cpumask_first_and(const struct cpumask *src1, const struct cpumask *src2) __ksym;
 void bpf_cpumask_set_cpu(u32 cpu, struct bpf_cpumask *cpumask) __ksym;
 void bpf_cpumask_clear_cpu(u32 cpu, struct bpf_cpumask *cpumask) __ksym;
 bool bpf_cpumask_test_and_set_cpu(u32 cpu, struct bpf_cpumask *cpumask) __ksym;
@@ -42,6 +43,11 @@ const struct cpumask *scx_bpf_get_online_cpumask(void) __ksym;
 void scx_bpf_put_cpumask(const struct cpumask *cpumask) __ksym;
 u32 scx_bpf_nr_cpu_ids(void) __ksym;
 
+#endif
+
+// The published headers do not declare this one.
+u32 bpf_cpumask_first_and(const struct cpumask *src1, const struct cpumask *src2) __ksym;
+
 u64 failed;
 u64 nr_checks;
 
@@ -52,7 +58,7 @@ static __always_inline void check(bool ok)
 	nr_checks++;
 }
 
-static __always_inline const struct cpumask *as_mask(const struct bpf_cpumask *m)
+static __always_inline const struct cpumask *mask_of(const struct bpf_cpumask *m)
 {
 	return (const struct cpumask *)m;
 }
@@ -71,9 +77,9 @@ s32 BPF_STRUCT_OPS_SLEEPABLE(masks_init)
 	check(bpf_cpumask_weight(possible) == 8);
 	check(bpf_cpumask_full(possible));
 	check(bpf_cpumask_equal(possible, scx_bpf_get_online_cpumask()));
-	check(bpf_cpumask_empty(as_mask(a)));
-	check(bpf_cpumask_first(as_mask(a)) >= 8);
-	check(bpf_cpumask_first_zero(as_mask(a)) == 0);
+	check(bpf_cpumask_empty(mask_of(a)));
+	check(bpf_cpumask_first(mask_of(a)) >= 8);
+	check(bpf_cpumask_first_zero(mask_of(a)) == 0);
 
 	bpf_cpumask_set_cpu(2, a);
 	check(!bpf_cpumask_test_and_set_cpu(5, a));
@@ -82,39 +88,39 @@ s32 BPF_STRUCT_OPS_SLEEPABLE(masks_init)
 	bpf_cpumask_set_cpu(7, b);
 	// No such CPU: nothing happens.
 	bpf_cpumask_set_cpu(8, b);
-	check(bpf_cpumask_weight(as_mask(b)) == 2);
-	check(bpf_cpumask_first(as_mask(a)) == 2);
-	check(bpf_cpumask_first_and(as_mask(a), as_mask(b)) == 5);
-	check(bpf_cpumask_test_cpu(2, as_mask(a)) && !bpf_cpumask_test_cpu(2, as_mask(b)));
+	check(bpf_cpumask_weight(mask_of(b)) == 2);
+	check(bpf_cpumask_first(mask_of(a)) == 2);
+	check(bpf_cpumask_first_and(mask_of(a), mask_of(b)) == 5);
+	check(bpf_cpumask_test_cpu(2, mask_of(a)) && !bpf_cpumask_test_cpu(2, mask_of(b)));
 	check(a->cpumask.bits[0] == 0x24);
 
-	check(bpf_cpumask_and(c, as_mask(a), as_mask(b)));
+	check(bpf_cpumask_and(c, mask_of(a), mask_of(b)));
 	check(c->cpumask.bits[0] == 0x20);
-	bpf_cpumask_or(c, as_mask(a), as_mask(b));
+	bpf_cpumask_or(c, mask_of(a), mask_of(b));
 	check(c->cpumask.bits[0] == 0xa4);
-	check(bpf_cpumask_subset(as_mask(a), as_mask(c)) && !bpf_cpumask_subset(as_mask(c), as_mask(a)));
-	bpf_cpumask_xor(c, as_mask(a), as_mask(b));
+	check(bpf_cpumask_subset(mask_of(a), mask_of(c)) && !bpf_cpumask_subset(mask_of(c), mask_of(a)));
+	bpf_cpumask_xor(c, mask_of(a), mask_of(b));
 	check(c->cpumask.bits[0] == 0x84);
-	check(bpf_cpumask_intersects(as_mask(a), as_mask(b)));
+	check(bpf_cpumask_intersects(mask_of(a), mask_of(b)));
 	bpf_cpumask_clear_cpu(7, c);
 	check(bpf_cpumask_test_and_clear_cpu(2, c));
-	check(bpf_cpumask_empty(as_mask(c)));
-	check(!bpf_cpumask_intersects(as_mask(a), as_mask(c)));
-	bpf_cpumask_copy(c, as_mask(a));
-	check(bpf_cpumask_equal(as_mask(a), as_mask(c)));
+	check(bpf_cpumask_empty(mask_of(c)));
+	check(!bpf_cpumask_intersects(mask_of(a), mask_of(c)));
+	bpf_cpumask_copy(c, mask_of(a));
+	check(bpf_cpumask_equal(mask_of(a), mask_of(c)));
 	bpf_cpumask_setall(c);
-	check(bpf_cpumask_equal(possible, as_mask(c)));
+	check(bpf_cpumask_equal(possible, mask_of(c)));
 
 	// Round robin: the two CPUs in turn.
-	first = bpf_cpumask_any_distribute(as_mask(a));
+	first = bpf_cpumask_any_distribute(mask_of(a));
 	check(first == 2 || first == 5);
-	check(bpf_cpumask_any_distribute(as_mask(a)) == 7 - first);
-	check(bpf_cpumask_any_and_distribute(as_mask(a), as_mask(b)) == 5);
+	check(bpf_cpumask_any_distribute(mask_of(a)) == 7 - first);
+	check(bpf_cpumask_any_and_distribute(mask_of(a), mask_of(b)) == 5);
 	bpf_cpumask_clear(a);
-	check(bpf_cpumask_any_distribute(as_mask(a)) >= 8);
+	check(bpf_cpumask_any_distribute(mask_of(a)) >= 8);
 
 	bpf_cpumask_release(bpf_cpumask_acquire(b));
-	check(bpf_cpumask_weight(as_mask(b)) == 2);
+	check(bpf_cpumask_weight(mask_of(b)) == 2);
 	bpf_cpumask_release(a);
 	bpf_cpumask_release(b);
 	bpf_cpumask_release(c);

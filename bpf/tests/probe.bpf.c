@@ -5,6 +5,13 @@
 
 char _license[] SEC("license") = "GPL";
 
+// A string among the values of a message: the published macros take it as it is.
+#ifdef HARENA_SCX_HEADERS
+#define STRING(s) (s)
+#else
+#define STRING(s) ((u64)(s))
+#endif
+
 // Ends the scheduler in ops.enqueue of this task, with a message of every kind of value.
 const volatile s32 error_pid = 0;
 // Sets the slice of the running task at each tick, by a plain store.
@@ -33,7 +40,7 @@ void BPF_STRUCT_OPS(probe_enqueue, struct task_struct *p, u64 enq_flags)
 	last_nr_allowed = p->nr_cpus_allowed;
 	bpf_probe_read_kernel_str(last_comm, sizeof(last_comm), p->comm);
 	if (p->pid == error_pid)
-		scx_bpf_error("%s[%d] has weight %u, slice %llu, flags %llx", (u64)p->comm,
+		scx_bpf_error("%s[%d] has weight %u, slice %llu, flags %llx", STRING(p->comm),
 			      p->pid, p->scx.weight, p->scx.slice, 0xabcULL);
 	scx_bpf_dsq_insert(p, SCX_DSQ_GLOBAL, SCX_SLICE_DFL_NS, enq_flags);
 }

@@ -11,6 +11,8 @@ char _license[] SEC("license") = "GPL";
 #define SECOND 2
 #define CLOCK_MONOTONIC 1
 
+#ifndef HARENA_SCX_HEADERS
+
 struct bpf_iter_scx_dsq {
 	u64 __opaque[6];
 } __attribute__((aligned(8)));
@@ -31,14 +33,16 @@ struct task_struct *scx_bpf_dsq_peek(u64 dsq_id) __ksym;
 static long (*bpf_timer_init)(struct bpf_timer *timer, void *map, u64 flags) = (void *)169;
 static long (*bpf_timer_set_callback)(struct bpf_timer *timer, void *callback) = (void *)170;
 static long (*bpf_timer_start)(struct bpf_timer *timer, u64 nsecs, u64 flags) = (void *)171;
-static void *(*map_lookup)(void *map, const void *key) = (void *)1;
+static void *(*bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
+
+#endif
 
 struct timer_slot {
 	struct bpf_timer timer;
 };
 
 struct {
-	__uint(type, 2 /* BPF_MAP_TYPE_ARRAY */);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, u32);
 	__type(value, struct timer_slot);
@@ -105,7 +109,7 @@ s32 BPF_STRUCT_OPS_SLEEPABLE(queues_init)
 	u32 key = 0;
 	s32 err;
 
-	slot = map_lookup(&timers, &key);
+	slot = bpf_map_lookup_elem(&timers, &key);
 	if (!slot)
 		return -EINVAL;
 	bpf_timer_init(&slot->timer, &timers, CLOCK_MONOTONIC);
