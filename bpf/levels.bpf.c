@@ -4,16 +4,18 @@
 //
 //   nice      ..-10   -9..-4  -3..3   4..9   10..     a task's weight chooses its level
 //   level        0       1      2       3      4
-//   turns       16       8      4       2      1      out of 31 dispatches of a busy CPU
+//   share       16       8      4       2      1      of a CPU's time, when all have work for it
 //
 // A waking task goes straight to an idle cid of its cmask, nearest first. If there is none it joins
-// the end of its level's list. A CPU that needs work takes the first task that may run on it from
-// the level whose turn it is, and when that level has nothing for it, steals the turn for the next
-// one that has. So no CPU idles while a task waits that may run there, and no level starves.
+// the end of its level's list. Levels take turns on each CPU, and a turn lasts until the level's
+// credit is used up. A CPU that needs work takes the first task that may run on it from the level
+// whose turn it is; when that level has nothing for it, the turn passes on; and when only levels
+// without credit have something, it steals from the first of those. So no CPU idles while a task
+// waits that may run there, and no level starves.
 //
 // What lives where:
-//   arena    task contexts with their cmasks, the lists through them, the idle cmask, the turns of
-//            each cid, the statistics: the host reads and writes all of it as plain memory
+//   arena    task contexts with their cmasks, the lists through them, the idle cmask, the credit
+//            on each cid, the statistics: the host reads and writes all of it as plain memory
 //   storage  one pointer per task, to its context
 //
 // This is a cid-form scheduler: CPUs are numbered densely in topology order (see cmask.h).
@@ -49,6 +51,8 @@ struct task_ctx {
 	// Of the list the context is linked in; the level may change meanwhile.
 	u32 queued_level;
 	bool queued;
+	// What it had consumed in all when it began to run.
+	u64 ran_before_ns;
 	struct cmask_store allowed;
 };
 
@@ -58,10 +62,11 @@ struct level {
 	u64 nr_queued;
 };
 
-// Whose turn it is on this cid, and how many turns the level still has.
+// Whose turn it is on a cid, and how long each level may run there. A level that ran for longer
+// than its credit owes the rest, and its next turns are shorter or none.
 struct turn {
 	u32 level;
-	u32 left;
+	s64 credit_ns[NR_LEVELS];
 };
 
 struct levels_stats {
@@ -71,7 +76,7 @@ struct levels_stats {
 	u64 nr_direct;
 	u64 nr_queued[NR_LEVELS];
 	u64 nr_dispatched[NR_LEVELS];
-	// Dispatches from another level than the one whose turn it was.
+	// Dispatches from levels that had used up their credit, for want of others.
 	u64 nr_stolen;
 	// Idle cids woken because a task was waiting for them.
 	u64 nr_kicked;
@@ -180,44 +185,53 @@ static __always_inline struct task_ctx __arena *first_for(u32 level, u32 cid)
 	return NULL;
 }
 
-// The first task for `cid`, from the level whose turn it is or else the next one that has any.
-static __always_inline struct task_ctx __arena *next_for(u32 cid, u32 turn)
+static __always_inline bool any_for(u32 cid)
 {
-	for (u32 i = 0; i < NR_LEVELS && can_loop; i++) {
-		struct task_ctx __arena *taskc = first_for((turn + i) % NR_LEVELS, cid);
-
-		if (taskc)
-			return taskc;
-	}
-	return NULL;
+	for (u32 level = 0; level < NR_LEVELS && can_loop; level++)
+		if (first_for(level, cid))
+			return true;
+	return false;
 }
 
-// Takes a task for `cid` off its list and counts the turn. Each cid has turns of its own: shared
-// ones would let the other CPUs use up every turn of a level that only this CPU can serve.
+// Passes the turn to the next level and gives it new credit, which it cannot save up.
+static __always_inline void pass_turn(struct turn __arena *turn)
+{
+	u32 level = (turn->level + 1) % NR_LEVELS;
+	s64 most = (slice_ns << (NR_LEVELS - 1 - level)) / 4;
+	s64 credit = turn->credit_ns[level] + most;
+
+	turn->credit_ns[level] = credit < most ? credit : most;
+	turn->level = level;
+}
+
+// Takes a task for `cid` off its list. Each cid has turns of its own: with common ones the other
+// CPUs could use up every turn of a level that only this CPU can serve.
 static __always_inline s32 take_for(u32 cid)
 {
 	struct turn __arena *turn = &turns[cid % MAX_CIDS];
-	struct task_ctx __arena *taskc;
-	u32 level;
+	struct task_ctx __arena *taskc = NULL;
+	struct task_ctx __arena *without_credit = NULL;
 
-	if (!turn->left) {
-		turn->level = (turn->level + 1) % NR_LEVELS;
-		turn->left = 1U << (NR_LEVELS - 1 - turn->level);
+	// Every level once, and the first again with new credit.
+	for (u32 i = 0; i <= NR_LEVELS && can_loop; i++) {
+		u32 level = turn->level % NR_LEVELS;
+
+		taskc = first_for(level, cid);
+		if (taskc && turn->credit_ns[level] > 0)
+			break;
+		if (taskc && !without_credit)
+			without_credit = taskc;
+		taskc = NULL;
+		pass_turn(turn);
 	}
-	taskc = next_for(cid, turn->level % NR_LEVELS);
-	if (!taskc)
-		return -1;
-	level = taskc->queued_level % NR_LEVELS;
-	if (level == turn->level) {
-		turn->left--;
-	} else {
-		// The level had nothing for this cid, so its turn is over; the thief has the next.
+	if (!taskc) {
+		if (!without_credit)
+			return -1;
+		taskc = without_credit;
 		count(&stats.nr_stolen);
-		turn->level = level;
-		turn->left = (1U << (NR_LEVELS - 1 - level)) - 1;
 	}
+	count(&stats.nr_dispatched[taskc->queued_level % NR_LEVELS]);
 	unlink(taskc);
-	count(&stats.nr_dispatched[level]);
 	return taskc->pid;
 }
 
@@ -330,6 +344,27 @@ void BPF_STRUCT_OPS(levels_dispatch, s32 cid, struct task_struct *prev)
 	}
 }
 
+void BPF_STRUCT_OPS(levels_running, struct task_struct *p)
+{
+	struct task_ctx __arena *taskc = ctx_of(p);
+
+	if (taskc)
+		taskc->ran_before_ns = p->se.sum_exec_runtime;
+}
+
+// Charges the level for the time its task had on this cid. Only this CPU touches its credit.
+void BPF_STRUCT_OPS(levels_stopping, struct task_struct *p, bool runnable)
+{
+	struct task_ctx __arena *taskc = ctx_of(p);
+	u32 cid = scx_bpf_task_cid(p);
+	u64 ran_ns;
+
+	if (!taskc)
+		return;
+	ran_ns = p->se.sum_exec_runtime - taskc->ran_before_ns;
+	turns[cid % MAX_CIDS].credit_ns[taskc->level % NR_LEVELS] -= ran_ns;
+}
+
 void BPF_STRUCT_OPS(levels_update_idle, s32 cid, bool is_idle)
 {
 	bool wanted = false;
@@ -341,7 +376,7 @@ void BPF_STRUCT_OPS(levels_update_idle, s32 cid, bool is_idle)
 	cmask_set(cid, &idle.mask);
 	if (!any_queued() || !lock_lists())
 		return;
-	wanted = next_for(cid, 0) != NULL;
+	wanted = any_for(cid);
 	bpf_res_spin_unlock(&lists_lock);
 	if (wanted && cmask_test_and_clear(cid, &idle.mask)) {
 		count(&stats.nr_kicked);
@@ -485,6 +520,8 @@ SCX_OPS_CID_DEFINE(levels_ops,
 		   .enqueue = (void *)levels_enqueue,
 		   .dequeue = (void *)levels_dequeue,
 		   .dispatch = (void *)levels_dispatch,
+		   .running = (void *)levels_running,
+		   .stopping = (void *)levels_stopping,
 		   .update_idle = (void *)levels_update_idle,
 		   .set_weight = (void *)levels_set_weight,
 		   .set_cmask = (void *)levels_set_cmask,
