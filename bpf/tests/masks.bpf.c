@@ -98,7 +98,8 @@ s32 BPF_STRUCT_OPS_SLEEPABLE(masks_init)
 	check(c->cpumask.bits[0] == 0x20);
 	bpf_cpumask_or(c, mask_of(a), mask_of(b));
 	check(c->cpumask.bits[0] == 0xa4);
-	check(bpf_cpumask_subset(mask_of(a), mask_of(c)) && !bpf_cpumask_subset(mask_of(c), mask_of(a)));
+	check(bpf_cpumask_subset(mask_of(a), mask_of(c)) &&
+	      !bpf_cpumask_subset(mask_of(c), mask_of(a)));
 	bpf_cpumask_xor(c, mask_of(a), mask_of(b));
 	check(c->cpumask.bits[0] == 0x84);
 	check(bpf_cpumask_intersects(mask_of(a), mask_of(b)));

@@ -1,4 +1,5 @@
-//! What can go wrong, as types: at load (`VmLoadError`), in a run (`Abort`), in memory (`MemFault`).
+//! What can go wrong, as types: at load (`VmLoadError`), in a run (`Abort`), in memory
+//! (`MemFault`).
 //!
 //! A fault of a program on its arena or through a wild pointer is *not* here: such an
 //! access is contained, reported as a `Violation`, and the program goes on behind it.

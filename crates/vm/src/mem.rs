@@ -47,8 +47,8 @@ pub struct GuestMem {
 /// Heap bytes that share one limit. Regions start and end at units.
 const UNIT: u64 = 1 << 29;
 
-// SAFETY: `base` points to the reservation, which lives as long as `self`, and is accessed only through
-// raw reads and writes and atomics; nothing in it belongs to a thread.
+// SAFETY: `base` points to the reservation, which lives as long as `self`, and is accessed only
+// through raw reads and writes and atomics; nothing in it belongs to a thread.
 unsafe impl Send for GuestMem {}
 // SAFETY: as above; the allocator state is behind a mutex.
 unsafe impl Sync for GuestMem {}

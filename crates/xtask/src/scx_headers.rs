@@ -42,19 +42,31 @@ pub(crate) fn check() -> anyhow::Result<()> {
         sources.len()
     );
     for object in &schedulers {
-        let simulate = [
-            "run",
-            "--quiet",
-            "--package",
-            "harena-cli",
-            "--",
-            "run",
-            "-d",
-            "500ms",
-        ];
-        run(cargo(&simulate).arg(object))?;
+        simulate(object)?;
     }
     println!("{} schedulers built that way run", schedulers.len());
+    Ok(())
+}
+
+/// Runs a scheduler to the end of a short simulation.
+fn simulate(object: &Path) -> anyhow::Result<()> {
+    let run = [
+        "run",
+        "--quiet",
+        "--package",
+        "harena-cli",
+        "--",
+        "run",
+        "-d",
+        "500ms",
+        "--format",
+        "json",
+    ];
+    let results: serde_json::Value = serde_json::from_slice(&output(cargo(&run).arg(object))?)?;
+    let (kind, sim_ns) = (&results["exit"]["kind"], &results["sim_ns"]);
+    if kind != "SCX_EXIT_UNREG" || sim_ns != 500_000_000 {
+        bail!("{} ended with {kind} after {sim_ns} ns", object.display());
+    }
     Ok(())
 }
 

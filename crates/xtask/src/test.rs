@@ -57,7 +57,8 @@ pub(crate) fn test() -> anyhow::Result<()> {
         "--release",
         "--package",
         "harena-arena-fault",
-        "--tests",
+        "--test",
+        "loom",
     ])
     .env("RUSTFLAGS", "--cfg loom")
     .env("CARGO_TARGET_DIR", root().join("target/loom")))?;
