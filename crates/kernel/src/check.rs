@@ -6,7 +6,7 @@
 use harena_bpf::isa::op::PseudoCall;
 use harena_bpf::{LinkedObject, LinkedProgram, StructOps};
 use harena_scx::{Form, Op};
-use harena_vm::{Place, Sleepable};
+use harena_vm::{Place, Sleepable, line_text};
 use thiserror::Error;
 
 use crate::kfuncs::{self, Kfunc, context_of};
@@ -115,11 +115,10 @@ fn check_call(
 }
 
 fn place(program: &LinkedProgram, insn: u32) -> Place {
-    let line = program.lines.at(insn);
     Place {
         program: program.name.clone(),
         function: program.func_at(insn).map_or("", |f| &f.name).to_owned(),
         insn,
-        line: line.map(|l| format!("{} @ {}:{}", l.text, l.file, l.line)),
+        line: line_text(&program.lines, insn),
     }
 }

@@ -123,8 +123,11 @@ impl Program {
 }
 
 /// `source text @ file:line`, with the file's last component only, as the kernel prints it.
-pub(crate) fn line_text(lines: &LineTable, insn: u32) -> Option<String> {
+pub fn line_text(lines: &LineTable, insn: u32) -> Option<String> {
     let line = lines.at(insn)?;
     let file = line.file.rsplit('/').next().unwrap_or_default();
-    Some(format!("{} @ {file}:{}", line.text.trim(), line.line))
+    Some(match line.text.trim() {
+        "" => format!("{file}:{}", line.line),
+        text => format!("{text} @ {file}:{}", line.line),
+    })
 }
