@@ -1,13 +1,12 @@
 //! The line that moves while a simulation runs: on a terminal only, and gone afterwards.
 
 use std::io::{IsTerminal, stderr};
-use std::time::Duration;
 
 use harena_abi::{Nanos, SimTime};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// How often the line may change; more would cost time and show nothing more.
-const INTERVAL: Duration = Duration::from_millis(100);
+const CHANGES_PER_SECOND: u8 = 10;
 
 /// Whether to show one at all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,13 +29,13 @@ impl Progress {
         }
         let bar = ProgressBar::with_draw_target(
             Some(total.as_ns() / NS_PER_MS),
-            ProgressDrawTarget::stderr_with_hz(10),
+            ProgressDrawTarget::stderr_with_hz(CHANGES_PER_SECOND),
         );
         let style =
             ProgressStyle::with_template("{bar:30} {percent:>3} %  {msg} events, {eta} left")
                 .expect("the template is well-formed");
         bar.set_style(style);
-        bar.enable_steady_tick(INTERVAL);
+        bar.set_message("0");
         Self(bar)
     }
 

@@ -19,6 +19,9 @@ const TIMEOUT_MS_DEFAULT: u64 = 30_000;
 
 /// Runs the plan and prints its results.
 pub(crate) fn run(plan: &RunPlan) -> Result<Status, Failure> {
+    if plan.report != Report::Nothing {
+        tell_notes(plan);
+    }
     let mut simulation = prepare(plan)?;
     let (outcome, wall) = simulate(plan, &mut simulation)?;
     let results = collect(plan, simulation.scheduler(), &outcome, wall);
@@ -32,6 +35,18 @@ pub(crate) fn run(plan: &RunPlan) -> Result<Status, Failure> {
         output::complain(&cause(&results));
     }
     Ok(status)
+}
+
+/// Says which keys of the workload were read and change nothing: silence would let its
+/// author believe that they do.
+fn tell_notes(plan: &RunPlan) {
+    let workload = &plan.sim.workload;
+    for note in &workload.notes {
+        output::complain(&format!(
+            "note: workload `{}`, line {}: `{}`: {}",
+            workload.name, note.line, note.path, note.message
+        ));
+    }
 }
 
 /// The machine with the scheduler loaded.

@@ -237,3 +237,13 @@ fn inspect_lists_what_an_object_holds_and_what_stands_in_its_way() {
     let why = list("tests/no_arena")["unsupported"][0]["why"].to_string();
     assert!(why.contains("must use a BPF arena map"), "{why}");
 }
+
+#[test]
+fn keys_of_a_workload_without_effect_are_noted() {
+    let path = concat!(env!("CARGO_TARGET_TMPDIR"), "/noted.json");
+    let text = r#"{"global": {"calibration": "CPU0"}, "tasks": {"a": {"run": 10, "sleep": 10}}}"#;
+    std::fs::write(path, text).expect("cargo gives a writable directory");
+    let run = harena(&["run", "-w", path, "-d", "10ms"]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    run.complains_in_one_line(&["note: workload", "noted.json", "`global.calibration`"]);
+}
