@@ -248,3 +248,63 @@ fn decide(insn: Insn, regs: &Regs) -> Option<bool> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use harena_bpf::ProgType;
+    use harena_bpf::btf::Btf;
+    use harena_bpf::isa::asm;
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    /// Numbers of the kfuncs that `text` may call.
+    fn kfuncs_called(text: &str) -> Vec<i32> {
+        let object = LinkedObject {
+            file: "test".to_owned(),
+            license: "GPL".to_owned(),
+            btf: Arc::new(Btf::empty()),
+            programs: Vec::new(),
+            maps: Vec::new(),
+            struct_ops: Vec::new(),
+            arena: None,
+            globals: BTreeMap::new(),
+        };
+        let insns = asm(text).unwrap();
+        let program = LinkedProgram::from_insns("test", ProgType::StructOps, insns);
+        let slots = reachable(&object, &program);
+        let insns = slots.iter().map(|slot| program.insns[*slot as usize]);
+        insns
+            .filter(|insn| insn.pseudo_call() == Some(PseudoCall::Kfunc))
+            .map(|insn| insn.imm)
+            .collect()
+    }
+
+    #[test]
+    fn a_call_behind_a_missing_kfunc_is_not_reached() {
+        let missing = "r1 = 0 ll; if r1 == 0 goto old; call kfunc 1; exit; old: call kfunc 2; exit";
+        assert_eq!(kfuncs_called(missing), [2]);
+        let present = missing.replace("0 ll", "0xfffffffff0000001 ll");
+        assert_eq!(kfuncs_called(&present), [1]);
+    }
+
+    #[test]
+    fn what_is_not_known_is_reached() {
+        let either = "if r1 == 0 goto old; call kfunc 1; exit; old: call kfunc 2; exit";
+        assert_eq!(kfuncs_called(either), [1, 2]);
+        // The second time round, r6 is no constant any more.
+        let in_a_loop = "r6 = 0; again: if r6 == 1 goto out; r6 += 1; goto again; \
+                         out: call kfunc 1; exit";
+        assert_eq!(kfuncs_called(in_a_loop), [1]);
+        // A call clobbers r1 to r5.
+        let clobbered = "r1 = 0; call 7; if r1 != 0 goto out; exit; out: call kfunc 1; exit";
+        assert_eq!(kfuncs_called(clobbered), [1]);
+    }
+
+    #[test]
+    fn subprograms_and_callbacks_are_reached() {
+        let text = "call sub; r1 = func(callback) ll; exit; \
+                    sub: call kfunc 1; exit; callback: call kfunc 2; exit; never: call kfunc 3; exit";
+        assert_eq!(kfuncs_called(text), [1, 2]);
+    }
+}
