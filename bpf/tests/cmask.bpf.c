@@ -7,6 +7,9 @@ char _license[] SEC("license") = "GPL";
 
 #define NR_WORDS 4
 
+// Frees the page in which the core keeps its cmasks, which is not ours to free.
+const volatile bool free_it = false;
+
 ARENA(arena, 64);
 
 struct seen {
@@ -38,6 +41,8 @@ void BPF_STRUCT_OPS(cmask_set_cmask, struct task_struct *p, const struct scx_cma
 	seen.pid = p->pid;
 	for (u32 i = 0; i < NR_WORDS && i < cmask->alloc_words && can_loop; i++)
 		seen.words[i] = cmask->bits[i];
+	if (free_it)
+		bpf_arena_free_pages(&arena, (void __arena *)cmask, 1);
 }
 
 SCX_OPS_CID_DEFINE(cmask_ops,

@@ -104,3 +104,19 @@ fn an_endless_callback_ends_the_scheduler_with_its_place() {
     assert!(message.contains("fifo.bpf.c:"), "{message}");
     assert!(scheduler.abort().is_some());
 }
+
+#[test]
+fn a_scheduler_that_frees_the_cores_cmasks_is_ended() {
+    let (outcome, scheduler) = Run {
+        sets: &[("free_it", "true")],
+        workload: workload(
+            r#""worker": { "instance": 3, "loop": -1, "run": 1000, "sleep": 1000 }"#,
+        ),
+        ..Run::mixed("tests/cmask")
+    }
+    .go();
+    assert_eq!(int(&scheduler, "seen.nr_calls"), 1);
+    assert_eq!(outcome.exit.kind, scx::SCX_EXIT_ERROR, "{:?}", outcome.exit);
+    let message = &outcome.exit.message;
+    assert!(message.starts_with("the cmask of CPU "), "{message}");
+}
