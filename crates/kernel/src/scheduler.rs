@@ -20,6 +20,12 @@ pub struct BpfScheduler {
     never_called: Vec<String>,
 }
 
+// A simulation with a BPF scheduler may be driven on any thread.
+const _: () = {
+    const fn is_send<T: Send>() {}
+    is_send::<BpfScheduler>();
+};
+
 /// How much an arena was used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ArenaUse {

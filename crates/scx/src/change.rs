@@ -9,7 +9,7 @@
 //! sleeping  ──op──►
 //! ```
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use harena_abi::{Cpu, Errno, Tid, scx};
 
@@ -70,7 +70,7 @@ impl Core {
         let flags = scx::DEQUEUE_SAVE | scx::DEQUEUE_NOCLOCK;
         self.change(env, p, flags, |core, env| {
             let t = &mut core.tasks[p];
-            t.allowed = Rc::new(allowed.clone());
+            t.allowed = Arc::new(allowed.clone());
             t.nr_allowed = allowed.len();
             core.image.set_allowed(p, allowed);
             if core.t(p).class == Class::Ext {
@@ -83,7 +83,7 @@ impl Core {
 
     pub(crate) fn call_set_cpumask(&mut self, env: &mut Env<'_>, p: Tid) {
         if self.has_op(Op::SetCpumask) {
-            let allowed = Rc::clone(&self.t(p).allowed);
+            let allowed = Arc::clone(&self.t(p).allowed);
             self.call_task(env, Op::SetCpumask, p, |ops, cx| {
                 ops.set_cpumask(cx, p, &allowed);
             });
@@ -127,7 +127,7 @@ impl Core {
     pub fn set_migration_disabled(&mut self, env: &mut Env<'_>, p: Tid, disabled: bool) {
         if self.tasks.get(p).is_some() {
             self.tasks[p].migration_disabled = disabled;
-            let allowed = Rc::clone(&self.t(p).allowed);
+            let allowed = Arc::clone(&self.t(p).allowed);
             self.leave_forbidden_cpu(env, p, &allowed);
         }
     }

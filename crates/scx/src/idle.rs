@@ -13,7 +13,7 @@
 //! never kicks it loses it. Both masks start empty; the end of the enable-time bypass
 //! reschedules every CPU, and the idle ones report in.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use harena_abi::{Cpu, scx};
 
@@ -32,9 +32,9 @@ pub(crate) struct IdleMasks {
     /// One pair, or one per node.
     masks: Vec<Masks>,
     /// CPUs of each CPU's core, last-level cache and node.
-    pub(crate) smt_of: Vec<Rc<CpuSet>>,
-    pub(crate) llc_of: Vec<Rc<CpuSet>>,
-    pub(crate) node_of: Vec<Rc<CpuSet>>,
+    pub(crate) smt_of: Vec<Arc<CpuSet>>,
+    pub(crate) llc_of: Vec<Arc<CpuSet>>,
+    pub(crate) node_of: Vec<Arc<CpuSet>>,
     /// `sched_smt_active()`.
     pub(crate) smt_active: bool,
     /// Whether `select_cpu_dfl` looks at caches and nodes.
@@ -46,7 +46,7 @@ impl IdleMasks {
     pub(crate) fn new(topology: &Topology) -> Self {
         let of = |same: fn(&crate::CpuTopology, &crate::CpuTopology) -> bool| {
             let cpus = topology.cpus();
-            cpus.map(|cpu| Rc::new(topology.peers(cpu, same)))
+            cpus.map(|cpu| Arc::new(topology.peers(cpu, same)))
                 .collect::<Vec<_>>()
         };
         let smt_of = of(|a, b| a.core == b.core);
@@ -126,7 +126,7 @@ impl IdleMasks {
     fn set_idle(&mut self, image: &mut dyn Image, node: u32, cpu: Cpu, idle: bool) {
         self.put(image, MaskKind::IdleCpu, node, cpu, idle);
         if self.smt_active {
-            let core = Rc::clone(&self.smt_of[cpu.index()]);
+            let core = Arc::clone(&self.smt_of[cpu.index()]);
             if !idle || core.is_subset(&self.masks[self.slot(node)].cpu) {
                 for sibling in core.iter() {
                     self.put(image, MaskKind::IdleSmt, node, sibling, idle);
@@ -138,7 +138,7 @@ impl IdleMasks {
     /// `scx_idle_test_and_clear_cpu()`: claims `cpu`; false if it was not idle.
     fn claim(&mut self, image: &mut dyn Image, node: u32, cpu: Cpu) -> bool {
         if self.smt_active {
-            let core = Rc::clone(&self.smt_of[cpu.index()]);
+            let core = Arc::clone(&self.smt_of[cpu.index()]);
             for sibling in core.iter() {
                 self.put(image, MaskKind::IdleSmt, node, sibling, false);
             }

@@ -46,7 +46,7 @@ pub enum MaskKind {
 }
 
 /// The memory image of the kernel.
-pub trait Image: std::fmt::Debug {
+pub trait Image: std::fmt::Debug + Send {
     /// A task exists from here on; its live cells are zero but `slice` (`SCX_SLICE_DFL`).
     fn task_created(&mut self, p: Tid, spec: &TaskSpec);
     /// The task is gone; its memory may be reused.

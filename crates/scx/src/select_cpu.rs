@@ -4,7 +4,7 @@
 //! core, from near to far; the previous CPU; its siblings; any idle CPU, from near to far.
 //! The CPU is claimed, except the waker's, which is busy running the waker.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use harena_abi::{Cpu, Tid, scx};
 
@@ -17,9 +17,9 @@ struct Search {
     /// `prev`, if the task may run there.
     usable_prev: Option<Cpu>,
     node: u32,
-    allowed: Rc<CpuSet>,
-    llc: Option<Rc<CpuSet>>,
-    numa: Option<Rc<CpuSet>>,
+    allowed: Arc<CpuSet>,
+    llc: Option<Arc<CpuSet>>,
+    numa: Option<Arc<CpuSet>>,
     flags: u64,
 }
 
@@ -61,22 +61,22 @@ impl Core {
         let t = self.t(p);
         let everywhere = t.nr_allowed >= self.topology.nr_cpus();
         let allowed = match within {
-            Some(set) if everywhere => Rc::new(set.clone()),
-            Some(set) => Rc::new(set.and(&t.allowed)),
-            None => Rc::clone(&t.allowed),
+            Some(set) if everywhere => Arc::new(set.clone()),
+            Some(set) => Arc::new(set.and(&t.allowed)),
+            None => Arc::clone(&t.allowed),
         };
         if allowed.is_empty() {
             return None;
         }
         let raw = everywhere && within.is_none();
-        let domain = |used: bool, sets: &[Rc<CpuSet>]| {
+        let domain = |used: bool, sets: &[Arc<CpuSet>]| {
             if !used {
                 return None;
             }
             let set = if raw {
-                Rc::clone(&sets[prev.index()])
+                Arc::clone(&sets[prev.index()])
             } else {
-                Rc::new(sets[prev.index()].and(&allowed))
+                Arc::new(sets[prev.index()].and(&allowed))
             };
             (!set.is_empty()).then_some(set)
         };
@@ -139,7 +139,7 @@ impl Core {
             return Some(prev);
         }
         if self.idle.smt_active {
-            let core = Rc::clone(&self.idle.smt_of[s.prev.index()]);
+            let core = Arc::clone(&self.idle.smt_of[s.prev.index()]);
             let mut siblings = core.iter().filter(|&cpu| cpu != s.prev);
             let found = siblings.find(|&cpu| s.allowed.contains(cpu) && self.claim_idle(cpu));
             if found.is_some() {

@@ -10,7 +10,7 @@
 //! `p->scx.slice`, `.dsq_vtime` and `.disallow` are not here: the image is their one
 //! true place, because programs write them with plain stores.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use harena_abi::{Cpu, SimTime, Tid, scx};
 
@@ -81,7 +81,7 @@ pub(crate) struct Task {
     pub(crate) policy: u32,
     pub(crate) nice: i32,
     /// Shared, so that a search over it need not copy it.
-    pub(crate) allowed: Rc<CpuSet>,
+    pub(crate) allowed: Arc<CpuSet>,
     pub(crate) nr_allowed: u32,
     pub(crate) cgroup: u64,
     pub(crate) cpu: Cpu,
@@ -114,7 +114,7 @@ impl Task {
             flags: spec.flags,
             policy: spec.policy,
             nice: spec.nice,
-            allowed: Rc::new(spec.allowed.clone()),
+            allowed: Arc::new(spec.allowed.clone()),
             nr_allowed: spec.allowed.len(),
             cgroup: spec.cgroup,
             cpu: spec.cpu,

@@ -51,6 +51,12 @@ pub struct Simulation<S> {
     finished: bool,
 }
 
+// A run may be built here and driven on another thread.
+const _: () = {
+    const fn is_send<T: Send>() {}
+    is_send::<Simulation<()>>();
+};
+
 impl<S: SchedOps> Simulation<S> {
     /// Prepares a run. `image` receives the core's memory ([`harena_scx::PlainImage`] for a
     /// scheduler that is not BPF), `sink` every record.
