@@ -143,6 +143,7 @@ fn describe(plan: &RunPlan, scheduler: &BpfScheduler, outcome: &Outcome) -> Sche
         insns: scheduler.insns(),
         stats: statistics(scheduler),
         core_events: results::core_events(outcome),
+        violations_dropped: scheduler.violations_dropped(),
     }
 }
 

@@ -63,6 +63,8 @@ pub struct Scheduler {
     pub stats: Counts,
     /// What the core counted about it (`SCX_EV_*`), if not zero.
     pub core_events: Counts,
+    /// Violations at places beyond those that are listed.
+    pub violations_dropped: u64,
 }
 
 /// The simulated machine.

@@ -220,7 +220,18 @@ impl Results {
         }
         let hidden = self.violations.len().saturating_sub(VIOLATIONS_MAX);
         if hidden > 0 {
-            writeln!(out, "  … and {hidden} more; --format json lists all")?;
+            writeln!(
+                out,
+                "  … and {hidden} more places; --format json lists them"
+            )?;
+        }
+        let dropped = self.scheduler.violations_dropped;
+        if dropped > 0 {
+            writeln!(
+                out,
+                "  … and {} at places beyond these",
+                units::count(dropped)
+            )?;
         }
         Ok(())
     }

@@ -86,6 +86,7 @@ fn results() -> Results {
             insns: 1_234_567,
             stats: counts(&[("nr_direct", 1_200), ("nr_stolen", 34)]),
             core_events: counts(&[("SCX_EV_REFILL_SLICE_DFL", 3)]),
+            violations_dropped: 0,
         },
         machine: Machine {
             topology: "1n1l2c2t".to_owned(),
@@ -200,10 +201,12 @@ fn many_violations_are_cut_in_text_and_whole_in_json() {
     let mut r = hostile();
     let one = r.violations[0].clone();
     r.violations = vec![one; 25];
+    r.scheduler.violations_dropped = 1_234;
     assert!(
         r.to_text()
-            .contains("… and 5 more; --format json lists all")
+            .contains("… and 5 more places; --format json lists them")
     );
+    assert!(r.to_text().contains("… and 1,234 at places beyond these"));
     let json: serde_json::Value = serde_json::from_str(&r.to_json()).unwrap();
     assert_eq!(json["violations"].as_array().unwrap().len(), 25);
 }
