@@ -43,6 +43,7 @@ u32 scx_bpf_nr_cids(void) __ksym;
 s32 scx_bpf_cid_to_cpu(s32 cid) __ksym;
 s32 scx_bpf_task_cid(const struct task_struct *p) __ksym;
 void scx_bpf_error_bstr(char *fmt, unsigned long long *data, u32 data__sz) __ksym;
+void scx_bpf_exit_bstr(s64 exit_code, char *fmt, unsigned long long *data, u32 data__sz) __ksym;
 
 struct task_struct *bpf_task_from_pid(s32 pid) __ksym;
 void bpf_task_release(struct task_struct *p) __ksym;
@@ -77,6 +78,14 @@ static __always_inline bool scx_bpf_dsq_insert_vtime(struct task_struct *p, u64 
 		static char ___fmt[] = fmt;                                                        \
 		unsigned long long ___args[] = {__VA_ARGS__ __VA_OPT__(, ) 0};                     \
 		scx_bpf_error_bstr(___fmt, ___args, sizeof(___args));                              \
+	})
+
+// The same without an error: the scheduler leaves of its own accord, with a code.
+#define scx_bpf_exit(code, fmt, ...)                                                               \
+	({                                                                                         \
+		static char ___fmt[] = fmt;                                                        \
+		unsigned long long ___args[] = {__VA_ARGS__ __VA_OPT__(, ) 0};                     \
+		scx_bpf_exit_bstr(code, ___fmt, ___args, sizeof(___args));                         \
 	})
 
 // What a user-space loader reads after the scheduler has gone: `kind` is written last.

@@ -14,6 +14,8 @@ char _license[] SEC("license") = "GPL";
 
 // Ends the scheduler in ops.enqueue of this task, with a message of every kind of value.
 const volatile s32 error_pid = 0;
+// Leaves with code 7 at the ops.enqueue of this number.
+const volatile u64 leave_at = 0;
 // Sets the slice of the running task at each tick, by a plain store.
 const volatile bool cut_slice = false;
 
@@ -42,6 +44,8 @@ void BPF_STRUCT_OPS(probe_enqueue, struct task_struct *p, u64 enq_flags)
 	if (p->pid == error_pid)
 		scx_bpf_error("%s[%d] has weight %u, slice %llu, flags %llx", STRING(p->comm),
 			      p->pid, p->scx.weight, p->scx.slice, 0xabcULL);
+	if (nr_enqueued == leave_at)
+		scx_bpf_exit(7, "probe leaves at enqueue %llu", nr_enqueued);
 	scx_bpf_dsq_insert(p, SCX_DSQ_GLOBAL, SCX_SLICE_DFL_NS, enq_flags);
 }
 

@@ -179,6 +179,27 @@ fn a_dropped_task_ends_with_42_at_exactly_the_watchdogs_time() {
 }
 
 #[test]
+fn a_scheduler_that_leaves_by_itself_ends_with_44_and_its_code() {
+    let probe = object("tests/probe");
+    let args = [
+        "run",
+        &probe,
+        "-d",
+        "1s",
+        "--set",
+        "leave_at=20",
+        "--format",
+        "json",
+    ];
+    let run = harena(&args);
+    assert_eq!(run.code, 44, "{}", run.stderr);
+    let exit = &json(&run)["exit"];
+    assert_eq!(exit["kind"], "SCX_EXIT_UNREG_BPF");
+    assert_eq!(exit["code"], 7);
+    run.complains_in_one_line(&["probe leaves at enqueue 20", "seed 0"]);
+}
+
+#[test]
 fn equal_commands_give_equal_digests_and_another_seed_another() {
     let digest = |seed: &str| {
         let run = harena(&["run", "-d", "200ms", "--format", "json", "--seed", seed]);
