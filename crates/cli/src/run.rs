@@ -3,10 +3,12 @@
 use std::time::{Duration, Instant};
 
 use harena_kernel::{BpfScheduler, LoadOptions};
-use harena_report::{ArenaUse, Counts, Results, Scheduler, SourceLine, Violation, Workload};
+use harena_report::{
+    ArenaUse, Counts, Output, Results, Scheduler, SourceLine, Violation, Workload,
+};
 use harena_scx::{Form, SchedOps};
 use harena_sim::{Outcome, SimError, Simulation};
-use harena_vm::ViolationKind;
+use harena_vm::{StreamId, ViolationKind};
 
 use crate::args::Format;
 use crate::plan::{Report, RunPlan};
@@ -24,7 +26,8 @@ pub(crate) fn run(plan: &RunPlan) -> Result<Status, Failure> {
     }
     let mut simulation = prepare(plan)?;
     let (outcome, wall) = simulate(plan, &mut simulation)?;
-    let results = collect(plan, simulation.scheduler(), &outcome, wall);
+    let mut results = collect(plan, simulation.scheduler(), &outcome, wall);
+    results.scheduler.output = printed(simulation.scheduler_mut());
     match plan.report {
         Report::Nothing => {}
         Report::Results(Format::Text) => output::print(&results.to_text())?,
@@ -144,7 +147,30 @@ fn describe(plan: &RunPlan, scheduler: &BpfScheduler, outcome: &Outcome) -> Sche
         stats: statistics(scheduler),
         core_events: results::core_events(outcome),
         violations_dropped: scheduler.violations_dropped(),
+        output: Vec::new(),
     }
+}
+
+/// Takes what the programs printed: their streams, then `bpf_printk`.
+fn printed(scheduler: &mut BpfScheduler) -> Vec<Output> {
+    let mut output = Vec::new();
+    for (id, stream) in [(StreamId::Stdout, "stdout"), (StreamId::Stderr, "stderr")] {
+        let streams = scheduler.drain_streams(id).into_iter();
+        output.extend(streams.map(|(program, text)| Output {
+            program,
+            stream: stream.to_owned(),
+            text,
+        }));
+    }
+    let trace = scheduler.drain_trace();
+    if !trace.is_empty() {
+        output.push(Output {
+            program: String::new(),
+            stream: "trace".to_owned(),
+            text: trace,
+        });
+    }
+    output
 }
 
 /// The scheduler's own counters. One whose memory is gone has no value to show.

@@ -130,6 +130,14 @@ fn wild_survives_each_of_its_misdeeds_and_all_are_reported() {
         );
         assert!(v["address"].is_u64(), "{v}");
     }
+    let output = &results["scheduler"]["output"][0];
+    assert_eq!(output["program"], "wild_enqueue", "{output}");
+    assert_eq!(output["stream"], "stderr", "{output}");
+    let first = output["text"].as_str().unwrap();
+    assert!(
+        first.starts_with("ERROR: Arena READ access at unmapped address 0x"),
+        "{first}"
+    );
 }
 
 #[test]

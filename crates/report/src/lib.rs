@@ -25,8 +25,8 @@ pub use inspection::{
     ArenaInfo, ExternInfo, Inspection, MapInfo, OpInfo, OpsInfo, ProgramInfo, Unsupported,
 };
 pub use results::{
-    ArenaUse, Counts, CpuUse, Exit, Group, Latency, Machine, Results, Scheduler, SourceLine, Stall,
-    Violation, Workload,
+    ArenaUse, Counts, CpuUse, Exit, Group, Latency, Machine, Output, Results, Scheduler,
+    SourceLine, Stall, Violation, Workload,
 };
 
 /// Pretty JSON with a line break at its end.

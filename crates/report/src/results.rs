@@ -65,6 +65,19 @@ pub struct Scheduler {
     pub core_events: Counts,
     /// Violations at places beyond those that are listed.
     pub violations_dropped: u64,
+    /// What its programs printed.
+    pub output: Vec<Output>,
+}
+
+/// Text that programs printed.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Output {
+    /// Name of the program; empty for what all of them wrote with `bpf_printk`.
+    pub program: String,
+    /// `stdout` or `stderr`, the program's stream, or `trace` for `bpf_printk`.
+    pub stream: String,
+    /// The text, bounded by the stream's capacity.
+    pub text: String,
 }
 
 /// The simulated machine.

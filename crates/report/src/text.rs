@@ -15,6 +15,8 @@ const CPU_ROWS_MAX: usize = 32;
 const VIOLATIONS_MAX: usize = 20;
 /// Lines of a debug dump that are shown.
 const DUMP_LINES_MAX: usize = 40;
+/// Lines of a program's stream that are shown.
+const OUTPUT_LINES_MAX: usize = 12;
 /// Characters a line of counters may have before it is broken.
 const COUNTS_WIDTH: usize = 92;
 
@@ -47,6 +49,7 @@ impl Results {
         write_counts(out, "statistics", &self.scheduler.stats)?;
         write_counts(out, "core", &self.scheduler.core_events)?;
         self.write_violations(out)?;
+        self.write_output(out)?;
         self.write_dump(out)?;
         self.write_tail(out)
     }
@@ -236,19 +239,24 @@ impl Results {
         Ok(())
     }
 
-    fn write_dump(&self, out: &mut String) -> fmt::Result {
-        let dump = escape_lines(&self.exit.dump);
-        let lines = dump.lines().count();
-        if lines > 0 {
-            writeln!(out, "\ndump")?;
-        }
-        for line in dump.lines().take(DUMP_LINES_MAX) {
-            writeln!(out, "  | {line}")?;
-        }
-        if let Some(hidden @ 1..) = lines.checked_sub(DUMP_LINES_MAX) {
-            writeln!(out, "  … and {hidden} more lines; --format json has all")?;
+    fn write_output(&self, out: &mut String) -> fmt::Result {
+        for output in &self.scheduler.output {
+            write!(out, "\noutput      {}", escape(&output.stream))?;
+            if !output.program.is_empty() {
+                write!(out, " of {}", escape(&output.program))?;
+            }
+            writeln!(out)?;
+            write_lines(out, &output.text, OUTPUT_LINES_MAX)?;
         }
         Ok(())
+    }
+
+    fn write_dump(&self, out: &mut String) -> fmt::Result {
+        if self.exit.dump.is_empty() {
+            return Ok(());
+        }
+        writeln!(out, "\ndump")?;
+        write_lines(out, &self.exit.dump, DUMP_LINES_MAX)
     }
 
     fn write_tail(&self, out: &mut String) -> fmt::Result {
@@ -316,6 +324,20 @@ fn write_violation(out: &mut String, v: &Violation) -> fmt::Result {
         writeln!(out)?;
     }
     Ok(())
+}
+
+/// Foreign text, quoted line by line, at most `max` of them.
+fn write_lines(out: &mut String, text: &str, max: usize) -> fmt::Result {
+    let text = escape_lines(text);
+    for line in text.lines().take(max) {
+        writeln!(out, "  | {line}")?;
+    }
+    match text.lines().count().checked_sub(max) {
+        Some(hidden @ 1..) => {
+            writeln!(out, "  … and {hidden} more lines; --format json has all")
+        }
+        _ => Ok(()),
+    }
 }
 
 /// `title`, then the counters with as many on a line as fit; nothing if there are none.

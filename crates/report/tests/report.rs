@@ -4,8 +4,8 @@
 
 use harena_report::{
     ArenaInfo, ArenaUse, Counts, CpuUse, Exit, ExternInfo, Group, Inspection, Latency, Machine,
-    MapInfo, OpInfo, OpsInfo, ProgramInfo, Results, Scheduler, SourceLine, Stall, Unsupported,
-    Violation, Workload,
+    MapInfo, OpInfo, OpsInfo, Output, ProgramInfo, Results, Scheduler, SourceLine, Stall,
+    Unsupported, Violation, Workload,
 };
 
 const KEYS: [&str; 14] = [
@@ -87,6 +87,7 @@ fn results() -> Results {
             stats: counts(&[("nr_direct", 1_200), ("nr_stolen", 34)]),
             core_events: counts(&[("SCX_EV_REFILL_SLICE_DFL", 3)]),
             violations_dropped: 0,
+            output: Vec::new(),
         },
         machine: Machine {
             topology: "1n1l2c2t".to_owned(),
@@ -209,6 +210,30 @@ fn many_violations_are_cut_in_text_and_whole_in_json() {
     assert!(r.to_text().contains("… and 1,234 at places beyond these"));
     let json: serde_json::Value = serde_json::from_str(&r.to_json()).unwrap();
     assert_eq!(json["violations"].as_array().unwrap().len(), 25);
+}
+
+#[test]
+fn what_programs_printed_is_quoted_and_cut() {
+    let mut r = results();
+    let lines: String = (0..30).map(|n| format!("line {n}\n")).collect();
+    r.scheduler.output = vec![
+        Output {
+            program: "levels_enqueue".to_owned(),
+            stream: "stderr".to_owned(),
+            text: lines,
+        },
+        Output {
+            program: String::new(),
+            stream: "trace".to_owned(),
+            text: "hello \x1b[31m".to_owned(),
+        },
+    ];
+    let text = r.to_text();
+    assert!(text.contains("\noutput      stderr of levels_enqueue\n  | line 0\n"));
+    assert!(text.contains("  | line 11\n  … and 18 more lines; --format json has all\n"));
+    assert!(text.contains("\noutput      trace\n  | hello "));
+    assert!(!text.contains('\x1b'));
+    assert!(r.to_json().contains("line 29"));
 }
 
 #[test]
