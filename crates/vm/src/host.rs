@@ -178,6 +178,12 @@ impl Call<'_> {
         self.vm.run(prog, args, host)
     }
 
+    /// Counts bytes that the kfunc copies or formats for the program as instructions; fails
+    /// where the budget ends.
+    pub fn charge_bytes(&mut self, bytes: u64) -> Result<(), Abort> {
+        self.vm.charge_bytes(bytes)
+    }
+
     /// An abort at the calling instruction.
     #[must_use]
     pub fn abort(&self, cause: AbortCause) -> Abort {

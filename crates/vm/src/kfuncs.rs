@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use harena_abi::{ArenaOffset, Errno, KernAddr, UserAddr};
+use harena_abi::{ArenaOffset, Errno, KernAddr, PageIndex, UserAddr};
 use harena_arena::Arena;
 
 use crate::error::{Abort, AbortCause};
@@ -87,6 +87,16 @@ pub fn generic_kfuncs() -> &'static [KfuncDesc] {
     &DESCS
 }
 
+/// What a recovered fault costs, and a page that is allocated or freed, in instructions.
+const INSNS_PER_FAULT: u64 = 256;
+const INSNS_PER_PAGE: u64 = 64;
+
+/// Counts pages that are allocated or freed; more than an arena has are refused anyway.
+fn charge_pages(ctx: &mut Ctx<'_>, pages: u32) -> Result<(), Fail> {
+    let pages = pages.min(PageIndex::COUNT);
+    Ok(ctx.vm.charge(u64::from(pages) * INSNS_PER_PAGE)?)
+}
+
 /// Calls kfunc number `index` of the program's table.
 pub(crate) fn call(
     vm: &mut Vm,
@@ -119,8 +129,10 @@ pub(crate) fn call(
         name: desc.name,
     };
     let ret = host.kfunc(&mut call, desc.id, args);
-    crate::report::host_faults(vm, host, program);
-    ret
+    let faults = crate::report::host_faults(vm, host, program);
+    let ret = ret?;
+    vm.charge(faults.saturating_mul(INSNS_PER_FAULT))?;
+    Ok(ret)
 }
 
 /// `__arena` arguments become kernel addresses, whatever their high bits were.
@@ -252,6 +264,7 @@ fn arena_alloc_pages(ctx: &mut Ctx<'_>, [map, addr, count, node, flags]: [u64; 5
     if node != NUMA_NO_NODE && node >= NODES_MAX {
         return Ok(0);
     }
+    charge_pages(ctx, u32_of(count))?;
     let addr = (addr != 0).then_some(UserAddr::new(addr));
     let pages = if may_sleep(ctx) {
         arena.alloc_pages(addr, u32_of(count), flags)
@@ -265,6 +278,7 @@ fn arena_alloc_pages(ctx: &mut Ctx<'_>, [map, addr, count, node, flags]: [u64; 5
 fn arena_free_pages(ctx: &mut Ctx<'_>, [map, ptr, count, ..]: [u64; 5]) -> Answer {
     let arena = arena(ctx, map)?;
     let (ptr, count) = (UserAddr::new(ptr), u32_of(count));
+    charge_pages(ctx, count)?;
     if !may_sleep(ctx) || arena.free_pages(ptr, count).is_err() {
         arena.free_pages_deferred(ptr, count);
         let id = ctx.map_id(map)?;
@@ -275,6 +289,7 @@ fn arena_free_pages(ctx: &mut Ctx<'_>, [map, ptr, count, ..]: [u64; 5]) -> Answe
 
 fn arena_reserve_pages(ctx: &mut Ctx<'_>, [map, ptr, count, ..]: [u64; 5]) -> Answer {
     let arena = arena(ctx, map)?;
+    charge_pages(ctx, u32_of(count))?;
     match arena.reserve_pages(UserAddr::new(ptr), u32_of(count)) {
         Ok(()) => Ok(0),
         Err(error) => Err(error.errno().into()),

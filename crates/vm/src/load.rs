@@ -273,7 +273,8 @@ impl ProgramLoader<'_> {
     }
 
     fn is_function(&self, start: u32) -> bool {
-        self.linked.funcs.iter().any(|f| f.start == start)
+        let func = self.linked.func_at(start);
+        func.is_some_and(|f| f.start == start)
     }
 
     fn check_function(&self, slot: usize, start: i32) -> Result<(), VmLoadError> {

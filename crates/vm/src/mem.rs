@@ -556,16 +556,22 @@ impl GuestMem {
     /// runs into unmapped memory gives the fault.
     pub fn cstr(&self, addr: KernAddr, max: u64) -> Result<Vec<u8>, MemFault> {
         let mut bytes = Vec::new();
-        for i in 0..max {
-            let at = addr.checked_add(i).ok_or(MemFault {
-                addr,
-                len: i,
-                access: Access::Read,
-            })?;
-            match self.read_u8(at)? {
-                0 => break,
-                byte => bytes.push(byte),
+        let mut left = max;
+        let mut at = addr;
+        while left > 0 {
+            // Not over the end of a page: what follows may not be there, nor be needed.
+            let len = left.min(PAGE_SIZE - at.raw() % PAGE_SIZE);
+            let start = bytes.len();
+            bytes.resize(start + host_size(len), 0);
+            self.read_bytes(at, &mut bytes[start..])?;
+            if let Some(end) = bytes[start..].iter().position(|byte| *byte == 0) {
+                bytes.truncate(start + end);
+                break;
             }
+            left -= len;
+            let access = Access::Read;
+            let fault = MemFault { addr, len, access };
+            at = at.checked_add(len).ok_or(fault)?;
         }
         Ok(bytes)
     }

@@ -13,13 +13,14 @@ use crate::violation::{Violation, ViolationKind};
 use crate::vm::Vm;
 
 /// Reports what a kfunc did to the program's arena: the handler recovered the faults and left
-/// word of them.
-pub(crate) fn host_faults(vm: &mut Vm, host: &dyn Host, program: &Program) {
-    let Some(map) = program.arena else { return };
-    let Some(arena) = vm.arena(map) else { return };
+/// word of them. Gives their number.
+pub(crate) fn host_faults(vm: &mut Vm, host: &dyn Host, program: &Program) -> u64 {
+    let Some(map) = program.arena else { return 0 };
+    let Some(arena) = vm.arena(map) else { return 0 };
     let recovered = arena.faults_recovered();
-    if recovered == vm.faults_seen.get(&map).copied().unwrap_or(0) {
-        return;
+    let seen = vm.faults_seen.get(&map).copied().unwrap_or(0);
+    if recovered == seen {
+        return 0;
     }
     let arena = Arc::clone(arena);
     for report in arena.drain_reports() {
@@ -27,6 +28,7 @@ pub(crate) fn host_faults(vm: &mut Vm, host: &dyn Host, program: &Program) {
         violation(vm, host, program, what, report.address.raw());
     }
     vm.faults_seen.insert(map, recovered);
+    recovered.saturating_sub(seen)
 }
 
 /// Records a violation at the instruction that is being executed. Faults on an arena are also
@@ -55,6 +57,12 @@ pub(crate) fn violation(
         }
     });
     if kind == ViolationKind::Wild {
+        return;
+    }
+    let stderr = &mut vm.streams[program.id.index()].stderr;
+    if stderr.overflowed() {
+        // In a storm of faults, text that nobody will read is not written.
+        stderr.drop_one();
         return;
     }
     let text = arena_report(vm, host, program, access, address);

@@ -14,7 +14,7 @@
 //! through moves, arithmetic, spills, calls and returns; what comes out of other memory is
 //! no arena pointer, since clang casts again after such a load.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::decode::{AtomicOp, Class, Op, OpCode, atomic_op};
 
@@ -101,7 +101,7 @@ struct Analysis<'a> {
 #[derive(Clone, Default)]
 struct Function {
     returns: Kinds,
-    call_sites: Vec<usize>,
+    call_sites: BTreeSet<usize>,
 }
 
 /// Marks every memory operation of a program that has an arena. `functions` are the first slots
@@ -227,9 +227,7 @@ impl Analysis<'_> {
         let Some(function) = self.functions.get_mut(&callee) else {
             return;
         };
-        if !function.call_sites.contains(&slot) {
-            function.call_sites.push(slot);
-        }
+        function.call_sites.insert(slot);
         after_call(&mut state, function.returns);
         self.reach(slot + 1, &state);
     }

@@ -36,13 +36,15 @@ pub(crate) struct Stream {
     messages: VecDeque<String>,
     bytes: usize,
     dropped: u64,
+    /// A message did not fit, and nothing was drained since.
+    overflowed: bool,
 }
 
 impl Stream {
     /// Adds one message, whole or not at all.
     pub(crate) fn push(&mut self, message: String) -> Result<(), Errno> {
         if self.bytes + message.len() > STREAM_CAPACITY {
-            self.dropped += 1;
+            self.drop_one();
             return Err(Errno::ENOSPC);
         }
         self.bytes += message.len();
@@ -50,9 +52,21 @@ impl Stream {
         Ok(())
     }
 
+    /// Counts a message that was not even written.
+    pub(crate) fn drop_one(&mut self) {
+        self.dropped += 1;
+        self.overflowed = true;
+    }
+
+    /// Whether a message did not fit since the stream was last drained.
+    pub(crate) fn overflowed(&self) -> bool {
+        self.overflowed
+    }
+
     /// Takes all text.
     pub(crate) fn drain(&mut self) -> String {
         self.bytes = 0;
+        self.overflowed = false;
         self.messages.drain(..).collect()
     }
 

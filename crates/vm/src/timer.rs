@@ -24,10 +24,13 @@ impl TimerId {
 }
 
 /// One initialised timer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Timer {
-    pub(crate) addr: KernAddr,
     pub(crate) map: MapId,
+    /// The element it lies in: its key, and where its value starts. It is there as long as the
+    /// timer is.
+    pub(crate) key: Box<[u8]>,
+    pub(crate) value: KernAddr,
     /// The callback: program and first slot of the function.
     pub(crate) callback: Option<(ProgId, u32)>,
     pub(crate) armed: bool,
@@ -43,7 +46,12 @@ pub(crate) struct Timers {
 
 impl Timers {
     /// `bpf_timer_init`.
-    pub(crate) fn init(&mut self, addr: KernAddr, map: MapId) -> Result<TimerId, Errno> {
+    pub(crate) fn init(
+        &mut self,
+        addr: KernAddr,
+        map: MapId,
+        (key, value): (Box<[u8]>, KernAddr),
+    ) -> Result<TimerId, Errno> {
         if self.by_addr.contains_key(&addr) {
             return Err(Errno::EBUSY);
         }
@@ -53,8 +61,9 @@ impl Timers {
         self.timers.insert(
             id,
             Timer {
-                addr,
                 map,
+                key,
+                value,
                 callback: None,
                 armed: false,
             },

@@ -28,6 +28,8 @@ pub const INSN_BUDGET_DEFAULT: u64 = 1 << 27;
 pub const NESTED_RUNS_MAX: u32 = 8;
 /// Frames of one run, callbacks included.
 pub const FRAMES_MAX: u32 = 8;
+/// Bytes that a helper copies, clears or formats in the time of one instruction.
+const BYTES_PER_INSN: u64 = 64;
 /// Bytes of stack one run has.
 pub(crate) const STACK_SIZE: u64 = 512 * FRAMES_MAX as u64;
 
@@ -332,6 +334,23 @@ impl Vm {
             (Some(run), Some(frame)) => self.program(run.prog).place(frame.pc),
             (None, _) | (_, None) => Place::default(),
         }
+    }
+
+    /// Counts work of a helper or kfunc beyond the call as instructions, so that the budget
+    /// bounds what a program can make the host do, and the simulated time that it takes.
+    pub(crate) fn charge(&mut self, insns: u64) -> Result<(), Abort> {
+        if let Some(left) = self.insns_left.checked_sub(insns) {
+            self.insns_left = left;
+            return Ok(());
+        }
+        self.insns_left = 0;
+        let budget = self.config.insn_budget;
+        Err(self.abort_here(AbortCause::Budget { budget }))
+    }
+
+    /// [`Vm::charge`] for bytes that are copied, cleared or formatted.
+    pub(crate) fn charge_bytes(&mut self, bytes: u64) -> Result<(), Abort> {
+        self.charge(bytes / BYTES_PER_INSN)
     }
 
     /// An abort at the instruction that is being executed.

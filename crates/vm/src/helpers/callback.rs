@@ -18,7 +18,10 @@ const BPF_MAX_LOOPS: u64 = 8 * 1024 * 1024;
 /// The first slot of the callback that an argument names.
 pub(super) fn callback_slot(ctx: &Ctx<'_>, addr: u64) -> Result<u32, Fail> {
     text_slot(ctx.program.id, addr)
-        .filter(|slot| ctx.program.linked.funcs.iter().any(|f| f.start == *slot))
+        .filter(|slot| {
+            let func = ctx.program.linked.func_at(*slot);
+            func.is_some_and(|f| f.start == *slot)
+        })
         .ok_or_else(|| ctx.vm.abort_here(AbortCause::BadCallback { addr }).into())
 }
 
@@ -61,17 +64,21 @@ pub(super) fn for_each_map_elem(
 fn walk(ctx: &mut Ctx<'_>, id: MapId, key_at: KernAddr, slot: u32, data: u64) -> Answer {
     let cpu = ctx.host.cpu();
     let mut visited = 0;
-    for key in ctx.vm.map(id).keys() {
-        // The callback may have deleted what is still to come.
+    // Step by step: the callback may add and delete what is still to come, and a list of all
+    // keys may be larger than the map.
+    let mut next = ctx.vm.map(id).next_key(None);
+    while let Some(key) = next {
         let Some(value) = ctx.vm.maps[id.index()].lookup(&key, cpu) else {
-            continue;
+            break;
         };
+        ctx.vm.charge_bytes(key.len() as u64)?;
         ctx.put(key_at.raw(), &key)?;
         visited += 1;
         let args = [id.object().raw(), key_at.raw(), value.raw(), data, 0];
         if exec::call_function(ctx.vm, ctx.host, ctx.program, slot, args)? != 0 {
             break;
         }
+        next = ctx.vm.map(id).next_key(Some(&key));
     }
     Ok(visited)
 }
@@ -87,11 +94,8 @@ pub(crate) fn run_timer(
         return Ok(None);
     };
     found.armed = false;
-    let (addr, map) = (found.addr, found.map);
+    let (map, key, value) = (found.map, found.key.clone(), found.value);
     let Some((prog, slot)) = found.callback else {
-        return Ok(None);
-    };
-    let Some((key, value)) = vm.map(map).element_of(addr) else {
         return Ok(None);
     };
     let full = |vm: &Vm, what: String| vm.abort_here(AbortCause::Host { message: what });

@@ -5,9 +5,15 @@ use harena_abi::{Cpu, Errno, KernAddr};
 use super::{Answer, Ctx, Fail};
 use crate::maps::{Commit, Map, MapId, MapKind, RingBuf, Take, UpdateFlags};
 
-fn key(ctx: &Ctx<'_>, map: MapId, key: u64) -> Result<Vec<u8>, Fail> {
+fn key(ctx: &mut Ctx<'_>, map: MapId, key: u64) -> Result<Vec<u8>, Fail> {
     let size = ctx.vm.map(map).spec().key_size;
     ctx.bytes(key, u64::from(size))
+}
+
+/// Counts the work on all copies of an element, one of which may be cleared.
+fn charge_element(ctx: &mut Ctx<'_>, map: MapId) -> Result<(), Fail> {
+    let bytes = ctx.vm.map(map).element_size();
+    Ok(ctx.vm.charge_bytes(bytes)?)
 }
 
 fn pointer(addr: Option<KernAddr>) -> u64 {
@@ -48,6 +54,7 @@ pub(super) fn update(ctx: &mut Ctx<'_>, [map, key_at, value, flags, _]: [u64; 5]
     let key = key(ctx, id, key_at)?;
     let value = ctx.bytes(value, u64::from(ctx.vm.map(id).spec().value_size))?;
     let flags = UpdateFlags::from_raw(flags)?;
+    charge_element(ctx, id)?;
     ctx.vm.map_update(id, &key, &value, flags, ctx.host)?;
     Ok(0)
 }
@@ -56,6 +63,7 @@ pub(super) fn update(ctx: &mut Ctx<'_>, [map, key_at, value, flags, _]: [u64; 5]
 pub(super) fn delete(ctx: &mut Ctx<'_>, [map, key_at, ..]: [u64; 5]) -> Answer {
     let id = ctx.map_id(map)?;
     let key = key(ctx, id, key_at)?;
+    charge_element(ctx, id)?;
     ctx.vm.map_delete(id, &key, ctx.host)?;
     Ok(0)
 }
@@ -64,6 +72,7 @@ pub(super) fn delete(ctx: &mut Ctx<'_>, [map, key_at, ..]: [u64; 5]) -> Answer {
 pub(super) fn push(ctx: &mut Ctx<'_>, [map, value, flags, ..]: [u64; 5]) -> Answer {
     let id = ctx.map_id(map)?;
     let value = ctx.bytes(value, u64::from(ctx.vm.map(id).spec().value_size))?;
+    charge_element(ctx, id)?;
     ctx.vm.maps[id.index()].push(&ctx.vm.mem, &value, flags)?;
     Ok(0)
 }
@@ -82,6 +91,7 @@ fn take(ctx: &mut Ctx<'_>, map: u64, to: u64, take: Take) -> Answer {
     let id = ctx.map_id(map)?;
     let size = u64::from(ctx.vm.map(id).spec().value_size);
     let to = KernAddr::new(to);
+    charge_element(ctx, id)?;
     // The destination is the program's: it must be memory that programs may write.
     let cleared = ctx.vm.mem.zero_as_program(to, size);
     cleared.map_err(|fault| ctx.fault(fault))?;
@@ -110,7 +120,8 @@ pub(super) fn task_storage_get(
     if flags == 0 {
         return Ok(0);
     }
-    let Ok(created) = map.insert(&ctx.vm.mem, &key) else {
+    charge_element(ctx, id)?;
+    let Ok(created) = ctx.vm.maps[id.index()].insert(&ctx.vm.mem, &key) else {
         return Ok(0);
     };
     if value != 0 {
@@ -127,6 +138,7 @@ pub(super) fn task_storage_delete(ctx: &mut Ctx<'_>, [map, owner, ..]: [u64; 5])
     if owner == 0 {
         return Err(Errno::EINVAL.into());
     }
+    charge_element(ctx, id)?;
     ctx.vm.map_delete(id, &owner.to_le_bytes(), ctx.host)?;
     Ok(0)
 }

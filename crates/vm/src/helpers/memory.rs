@@ -10,6 +10,7 @@ use crate::layout::PERCPU_STRIDE;
 pub(super) fn probe_read(ctx: &mut Ctx<'_>, [dst, size, src, ..]: [u64; 5]) -> Answer {
     let size = size & 0xffff_ffff;
     let (to, from) = (KernAddr::new(dst), KernAddr::new(src));
+    ctx.charge_argument(size)?;
     if ctx.vm.mem.readable(from, size) {
         let copied = ctx.vm.mem.copy_as_program(to, from, size);
         copied.map_err(|fault| ctx.fault(fault))?;
@@ -21,7 +22,9 @@ pub(super) fn probe_read(ctx: &mut Ctx<'_>, [dst, size, src, ..]: [u64; 5]) -> A
 
 /// There is no user memory besides arenas, which programs reach directly.
 pub(super) fn probe_read_user(ctx: &mut Ctx<'_>, [dst, size, ..]: [u64; 5]) -> Answer {
-    clear(ctx, dst, size & 0xffff_ffff)?;
+    let size = size & 0xffff_ffff;
+    ctx.charge_argument(size)?;
+    clear(ctx, dst, size)?;
     Err(Errno::EFAULT.into())
 }
 
@@ -37,6 +40,7 @@ pub(super) fn probe_read_str(ctx: &mut Ctx<'_>, [dst, size, src, ..]: [u64; 5]) 
     let Some(room) = size.checked_sub(1) else {
         return Ok(0);
     };
+    ctx.charge_argument(size)?;
     let Ok(mut text) = ctx.vm.mem.cstr(KernAddr::new(src), room) else {
         clear(ctx, dst, size)?;
         return Err(Errno::EFAULT.into());
@@ -49,6 +53,7 @@ pub(super) fn probe_read_str(ctx: &mut Ctx<'_>, [dst, size, src, ..]: [u64; 5]) 
 /// `bpf_strncmp(s1, size, s2)`.
 pub(super) fn strncmp(ctx: &mut Ctx<'_>, [s1, size, s2, ..]: [u64; 5]) -> Answer {
     let size = size & 0xffff_ffff;
+    ctx.charge_argument(size)?;
     let read = |addr| {
         let text = ctx.vm.mem.cstr(KernAddr::new(addr), size);
         text.map_err(|fault| ctx.fault(fault))

@@ -74,12 +74,20 @@ impl Ctx<'_> {
         self.bad(fault.to_string())
     }
 
-    /// Copies `len` bytes that an argument points to.
-    pub(crate) fn bytes(&self, addr: u64, len: u64) -> Result<Vec<u8>, Fail> {
+    /// Refuses more bytes than an argument may point to, and counts the work of going over
+    /// them.
+    pub(crate) fn charge_argument(&mut self, len: u64) -> Result<(), Fail> {
+        /// `BPF_MAX_VAR_SIZ`.
         const ARGUMENT_MAX: u64 = 1 << 29;
         if len > ARGUMENT_MAX {
             return Err(self.bad(format!("{len} bytes are too many")));
         }
+        Ok(self.vm.charge_bytes(len)?)
+    }
+
+    /// Copies `len` bytes that an argument points to.
+    pub(crate) fn bytes(&mut self, addr: u64, len: u64) -> Result<Vec<u8>, Fail> {
+        self.charge_argument(len)?;
         let mut bytes = vec![0; usize::try_from(len).expect("bounded above")];
         self.vm
             .mem

@@ -22,6 +22,7 @@ pub(super) fn trace_vprintk(ctx: &mut Ctx<'_>, [fmt, size, data, len, _]: [u64; 
 fn trace(ctx: &mut Ctx<'_>, fmt: &[u8], args: &[u64]) -> Answer {
     let text = format(&ctx.vm.mem, fmt, args)?;
     let len = text.len() as u64;
+    ctx.vm.charge_bytes(len)?;
     // A full trace counts what it drops; programs are not told.
     let _full = ctx
         .vm
@@ -37,6 +38,7 @@ pub(super) fn snprintf(ctx: &mut Ctx<'_>, [to, size, fmt, data, len]: [u64; 5]) 
     let mut text = format_all(&ctx.vm.mem, &fmt, &args)?;
     text.push(0);
     let whole = text.len() as u64;
+    ctx.vm.charge_bytes(whole)?;
     let room = usize::try_from(size & 0xffff_ffff).unwrap_or(usize::MAX);
     if room > 0 {
         text.truncate(room);
@@ -56,13 +58,14 @@ pub(crate) fn stream_vprintk(ctx: &mut Ctx<'_>, [id, fmt, data, len, _]: [u64; 5
     let fmt = string(ctx, fmt)?;
     let text = format(&ctx.vm.mem, &fmt, &args)?;
     let len = text.len() as u64;
+    ctx.vm.charge_bytes(len)?;
     let text = String::from_utf8_lossy(&text).into_owned();
     ctx.vm.stream_mut(ctx.program.id, stream).push(text)?;
     Ok(len)
 }
 
 /// A format given with its size, which includes the NUL that must end it.
-fn format_of(ctx: &Ctx<'_>, fmt: u64, size: u64) -> Result<Vec<u8>, Fail> {
+fn format_of(ctx: &mut Ctx<'_>, fmt: u64, size: u64) -> Result<Vec<u8>, Fail> {
     let mut bytes = ctx.bytes(fmt, size.min(1 << 16))?;
     match bytes.iter().position(|byte| *byte == 0) {
         Some(end) => bytes.truncate(end),
@@ -71,13 +74,15 @@ fn format_of(ctx: &Ctx<'_>, fmt: u64, size: u64) -> Result<Vec<u8>, Fail> {
     Ok(bytes)
 }
 
-fn string(ctx: &Ctx<'_>, at: u64) -> Result<Vec<u8>, Fail> {
+fn string(ctx: &mut Ctx<'_>, at: u64) -> Result<Vec<u8>, Fail> {
     let text = ctx.vm.mem.cstr(KernAddr::new(at), 4 * MESSAGE_MAX as u64);
-    text.map_err(|fault| ctx.fault(fault))
+    let text = text.map_err(|fault| ctx.fault(fault))?;
+    ctx.vm.charge_bytes(text.len() as u64)?;
+    Ok(text)
 }
 
 /// An array of 64-bit values.
-fn arguments(ctx: &Ctx<'_>, data: u64, len: u64) -> Result<Vec<u64>, Fail> {
+fn arguments(ctx: &mut Ctx<'_>, data: u64, len: u64) -> Result<Vec<u64>, Fail> {
     if !len.is_multiple_of(8) || len > ARGS_MAX * 8 || (data == 0 && len != 0) {
         return Err(Errno::EINVAL.into());
     }

@@ -12,6 +12,9 @@ const BPF_F_TIMER_CPU_PIN: u64 = 2;
 /// `CLOCK_REALTIME`, `CLOCK_MONOTONIC`, `CLOCK_BOOTTIME`: one clock here.
 const CLOCKS: [u64; 3] = [0, 1, 7];
 
+/// Elements that are looked at in the time of one instruction.
+const ELEMENTS_PER_INSN: u64 = 4;
+
 /// `bpf_timer_init(timer, map, flags)`.
 pub(super) fn init(ctx: &mut Ctx<'_>, [timer, map, flags, ..]: [u64; 5]) -> Answer {
     if !CLOCKS.contains(&flags) {
@@ -19,15 +22,17 @@ pub(super) fn init(ctx: &mut Ctx<'_>, [timer, map, flags, ..]: [u64; 5]) -> Answ
     }
     let id = ctx.map_id(map)?;
     let addr = KernAddr::new(timer);
+    ctx.vm
+        .charge(ctx.vm.map(id).search_len() / ELEMENTS_PER_INSN)?;
     let map = ctx.vm.map(id);
     let holds_timers = matches!(
         map.kind(),
         MapKind::Array | MapKind::Hash | MapKind::LruHash
     );
-    if !holds_timers || map.element_of(addr).is_none() {
-        return Err(ctx.bad(format!("{addr} lies in no value of map `{}`", map.name())));
-    }
-    ctx.vm.timers.init(addr, id)?;
+    let element = map.element_of(addr).filter(|_| holds_timers);
+    let element = element
+        .ok_or_else(|| ctx.bad(format!("{addr} lies in no value of map `{}`", map.name())))?;
+    ctx.vm.timers.init(addr, id, element)?;
     Ok(0)
 }
 

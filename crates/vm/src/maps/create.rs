@@ -84,6 +84,7 @@ fn storage(mem: &GuestMem, map: &Map) -> Result<Storage, VmLoadError> {
         | MapKind::TaskStorage
         | MapKind::CgrpStorage => Storage::Keyed {
             blocks: BTreeMap::new(),
+            order: (map.kind == MapKind::LruHash).then(BTreeMap::new),
             next_stamp: 0,
         },
         MapKind::Queue | MapKind::Stack => Storage::Queue {

@@ -3,9 +3,11 @@
 //! Elements are walked in key order, where the kernel walks in the order of a seeded
 //! hash: programs may rely on neither, and ours is equal in every run.
 
+use std::collections::BTreeMap;
+
 use harena_abi::{Cpu, Errno, KernAddr};
 
-use super::{Entry, Map, MapKind, Storage, UpdateFlags};
+use super::{Entry, Map, Storage, UpdateFlags};
 use crate::layout::Region;
 use crate::mem::GuestMem;
 
@@ -38,24 +40,26 @@ impl Map {
 
     /// Fails at the limit, unless the map drops its least recently used element instead.
     fn make_room(&mut self, mem: &GuestMem) -> Result<Option<KernAddr>, Errno> {
-        let Storage::Keyed { blocks, .. } = &self.storage else {
+        let Storage::Keyed { blocks, order, .. } = &self.storage else {
             return Err(Errno::EINVAL);
         };
         if blocks.len() < self.spec.max_entries as usize {
             return Ok(None);
         }
-        if self.kind != MapKind::LruHash {
-            return Err(Errno::E2BIG);
-        }
-        let oldest = blocks.iter().min_by_key(|(_, entry)| entry.stamp);
-        let key = oldest.map(|(key, _)| key.clone()).ok_or(Errno::E2BIG)?;
+        let oldest = order.as_ref().and_then(BTreeMap::first_key_value);
+        let key = oldest.map(|(_, key)| key.clone()).ok_or(Errno::E2BIG)?;
         self.delete_keyed(mem, &key).map(Some)
     }
 
     /// Adds a zeroed element; there must be none with this key.
     pub(crate) fn insert(&mut self, mem: &GuestMem, key: &[u8]) -> Result<KernAddr, Errno> {
         let size = self.block_size();
-        let Storage::Keyed { blocks, next_stamp } = &mut self.storage else {
+        let Storage::Keyed {
+            blocks,
+            order,
+            next_stamp,
+        } = &mut self.storage
+        else {
             return Err(Errno::EINVAL);
         };
         let value = mem
@@ -63,6 +67,9 @@ impl Map {
             .map_err(|_full| Errno::ENOMEM)?;
         let stamp = *next_stamp;
         *next_stamp += 1;
+        if let Some(order) = order {
+            order.insert(stamp, Box::from(key));
+        }
         let old = blocks.insert(Box::from(key), Entry { value, stamp });
         assert!(old.is_none(), "element inserted twice");
         Ok(value)
@@ -70,10 +77,13 @@ impl Map {
 
     pub(super) fn delete_keyed(&mut self, mem: &GuestMem, key: &[u8]) -> Result<KernAddr, Errno> {
         let size = self.block_size();
-        let Storage::Keyed { blocks, .. } = &mut self.storage else {
+        let Storage::Keyed { blocks, order, .. } = &mut self.storage else {
             return Err(Errno::EINVAL);
         };
         let entry = blocks.remove(key).ok_or(Errno::ENOENT)?;
+        if let Some(order) = order {
+            order.remove(&entry.stamp);
+        }
         mem.free(Region::Maps, entry.value, size, 8);
         Ok(entry.value)
     }

@@ -24,6 +24,7 @@ mod ringbuf;
 
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
+use std::ops::Bound;
 
 use harena_abi::{Cpu, Errno, KernAddr};
 use harena_bpf::{LinkedMap, MapType};
@@ -137,9 +138,11 @@ impl UpdateFlags {
 pub(crate) enum Storage {
     /// `stride * max_entries` bytes, once per CPU if per-CPU.
     Array { values: KernAddr },
-    /// A block per key; `order` is the order of insertion, for LRU eviction.
+    /// A block per key.
     Keyed {
         blocks: BTreeMap<Box<[u8]>, Entry>,
+        /// Keys by the stamp of their last use, if the oldest makes room.
+        order: Option<BTreeMap<u64, Box<[u8]>>>,
         next_stamp: u64,
     },
     /// A block per element, oldest first.
@@ -258,6 +261,16 @@ impl Map {
         self.stride() * copies
     }
 
+    /// Bytes that an update or a delete of one element may go over.
+    pub(crate) fn element_size(&self) -> u64 {
+        let key_size = u64::from(self.spec.key_size);
+        match &self.storage {
+            Storage::Array { .. } => self.stride(),
+            Storage::Keyed { .. } | Storage::Queue { .. } => self.block_size() + key_size,
+            Storage::RingBuf(_) | Storage::Arena { .. } => 0,
+        }
+    }
+
     /// `bpf_map_lookup_elem` (`cpu`: whose copy, for per-CPU maps).
     pub(crate) fn lookup(&mut self, key: &[u8], cpu: Cpu) -> Option<KernAddr> {
         if self.is_percpu() && cpu.raw() >= self.nr_cpus {
@@ -277,8 +290,17 @@ impl Map {
                 }
                 base.checked_add(u64::from(index) * self.block_size() + offset * self.stride())
             }
-            Storage::Keyed { blocks, next_stamp } => {
+            Storage::Keyed {
+                blocks,
+                order,
+                next_stamp,
+            } => {
                 let entry = blocks.get_mut(key)?;
+                if let Some(order) = order
+                    && let Some(key) = order.remove(&entry.stamp)
+                {
+                    order.insert(*next_stamp, key);
+                }
                 entry.stamp = *next_stamp;
                 *next_stamp += 1;
                 let value = entry.value;
@@ -352,6 +374,37 @@ impl Map {
                 .collect(),
             Storage::Keyed { blocks, .. } => blocks.keys().cloned().collect(),
             Storage::Queue { .. } | Storage::RingBuf(_) | Storage::Arena { .. } => Vec::new(),
+        }
+    }
+
+    /// The first key behind `after` in the order of [`Map::keys`], which need not be there
+    /// any more; the very first without.
+    pub(crate) fn next_key(&self, after: Option<&[u8]>) -> Option<Box<[u8]>> {
+        match &self.storage {
+            Storage::Array { .. } => {
+                let index = match after {
+                    Some(key) => u32::from_le_bytes(key.try_into().ok()?).checked_add(1)?,
+                    None => 0,
+                };
+                (index < self.spec.max_entries).then(|| Box::from(index.to_le_bytes()))
+            }
+            Storage::Keyed { blocks, .. } => {
+                let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+                let mut rest = blocks.range::<[u8], _>((from, Bound::Unbounded));
+                rest.next().map(|(key, _)| key.clone())
+            }
+            Storage::Queue { .. } | Storage::RingBuf(_) | Storage::Arena { .. } => None,
+        }
+    }
+
+    /// Elements that a search for an address goes over.
+    pub(crate) fn search_len(&self) -> u64 {
+        match &self.storage {
+            Storage::Keyed { blocks, .. } => blocks.len() as u64,
+            Storage::Array { .. }
+            | Storage::Queue { .. }
+            | Storage::RingBuf(_)
+            | Storage::Arena { .. } => 1,
         }
     }
 

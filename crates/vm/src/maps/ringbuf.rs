@@ -5,7 +5,7 @@
 //! that does not fit before the end of the area starts at its beginning, so that every
 //! record is contiguous (the kernel maps the area twice for that).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use harena_abi::{Errno, KernAddr};
 
@@ -39,6 +39,10 @@ pub(crate) struct RingBuf {
     used: u64,
     head: u64,
     records: VecDeque<Record>,
+    /// Records that were drained before `records`.
+    drained: usize,
+    /// Numbers of the reserved records, counted from the first ever, by offset.
+    reserved: BTreeMap<u64, usize>,
 }
 
 impl RingBuf {
@@ -49,6 +53,8 @@ impl RingBuf {
             used: 0,
             head: 0,
             records: VecDeque::new(),
+            drained: 0,
+            reserved: BTreeMap::new(),
         }
     }
 
@@ -72,6 +78,8 @@ impl RingBuf {
         self.used += taken;
         self.head = (start + need) % self.capacity;
         let offset = start + BPF_RINGBUF_HDR_SZ;
+        let number = self.drained + self.records.len();
+        self.reserved.insert(offset, number);
         self.records.push_back(Record {
             offset,
             len,
@@ -84,12 +92,9 @@ impl RingBuf {
     /// `bpf_ringbuf_submit` or `bpf_ringbuf_discard` of the record at `addr`.
     pub(crate) fn commit(&mut self, addr: KernAddr, commit: Commit) -> Result<(), Errno> {
         let offset = addr.offset_from(self.data).ok_or(Errno::EINVAL)?;
-        let reserved = |r: &&mut Record| r.offset == offset && r.state == State::Reserved;
-        let record = self
-            .records
-            .iter_mut()
-            .find(reserved)
-            .ok_or(Errno::EINVAL)?;
+        let number = self.reserved.remove(&offset).ok_or(Errno::EINVAL)?;
+        let record = &mut self.records[number - self.drained];
+        assert_eq!(record.offset, offset, "a reserved record");
         record.state = match commit {
             Commit::Submit => State::Submitted,
             Commit::Discard => State::Discarded,
@@ -114,6 +119,7 @@ impl RingBuf {
                 break;
             }
             self.records.pop_front();
+            self.drained += 1;
             self.used -= record.taken;
             if record.state == State::Submitted {
                 let at = self.data.checked_add(record.offset);

@@ -417,3 +417,96 @@ fn timers_fire_rearm_and_cancel() {
         .unwrap();
     assert_eq!(late, None);
 }
+
+#[test]
+fn work_of_helpers_and_kfuncs_counts_against_the_budget() {
+    const MIB: u32 = 1 << 20;
+    let alloc = super::support::generic("bpf_arena_alloc_pages");
+    let free = super::support::generic("bpf_arena_free_pages");
+    let value = "r1 = map_value(0, 0) ll; r3 = map_value(0, 0) ll; r2 = 1048576";
+    let texts = [
+        // Copy, compare and clear a mebibyte.
+        format!("{value}; call 113; exit"),
+        format!("{value}; *(u8 *)(r1 + 0) = 1; call 182; exit"),
+        format!("{value}; call 115; exit"),
+        format!("{value}; call 112; exit"),
+        // Update and delete a large element.
+        "r1 = map(1) ll; r2 = map_value(0, 0) ll; r3 = r2; r4 = 0; call 2; exit".to_owned(),
+        "r1 = map(1) ll; r2 = map_value(0, 0) ll; call 3; exit".to_owned(),
+        // Many pages.
+        format!("r1 = map(2) ll; r2 = 0; r3 = 1024; r4 = -1; r5 = 0; call kfunc {alloc}; exit"),
+        format!("r1 = map(2) ll; r2 = 0; r3 = -1; call kfunc {free}; exit"),
+    ];
+    for text in texts {
+        let maps = vec![
+            map(MapType::ARRAY, 4, MIB, 1),
+            map(MapType::HASH, 4, 2 * MIB, 4),
+            super::support::arena(2048),
+        ];
+        let config = VmConfig {
+            insn_budget: 10_000,
+            ..VmConfig::new(1)
+        };
+        let mut bench = Bench::with_config(&text, maps, config);
+        let ended = bench.try_run(0).expect_err(&text);
+        assert_eq!(ended.cause, AbortCause::Budget { budget: 10_000 }, "{text}");
+        assert_eq!(bench.vm.insns_total(), 10_000, "{text}");
+    }
+}
+
+#[test]
+fn no_argument_is_longer_than_a_verifier_allows() {
+    for helper in [113, 112, 115, 182] {
+        let text = format!(
+            "r1 = map_value(0, 0) ll; r2 = 536870913; r3 = map_value(0, 0) ll; call {helper}; exit"
+        );
+        let mut bench = Bench::new(&text, vec![map(MapType::ARRAY, 4, 1 << 16, 1 << 16)]);
+        let cause = bench.try_run(0).expect_err(&text).cause;
+        assert!(matches!(cause, AbortCause::BadArgument { .. }), "{cause}");
+    }
+}
+
+#[test]
+fn a_walk_over_a_huge_array_needs_no_list_of_its_keys() {
+    let text = "r1 = map(0) ll; r2 = func(stop) ll; r3 = 0; r4 = 0; call 164; exit
+        stop: r0 = 1; exit";
+    let mut bench = Bench::new(text, vec![map(MapType::ARRAY, 4, 8, 1 << 29)]);
+    assert_eq!(bench.run(0), 1);
+}
+
+#[test]
+fn a_walk_goes_on_behind_an_element_that_its_callback_deletes() {
+    let fill = |key: u32| {
+        format!(
+            "*(u32 *)(r10 - 4) = {key}; r1 = map(0) ll; r2 = r10; r2 += -4; r3 = r2; r4 = 0; call 2\n"
+        )
+    };
+    let text = format!(
+        "{}{}{} r1 = map(0) ll; r2 = func(delete) ll; r3 = 0; r4 = 0; call 164; exit
+        delete: call 3; r0 = 0; exit",
+        fill(1),
+        fill(2),
+        fill(3)
+    );
+    let mut bench = Bench::new(&text, vec![map(MapType::HASH, 4, 4, 8)]);
+    assert_eq!(bench.run(0), 3);
+    assert!(bench.vm.map_keys(bench.loaded.maps[0]).is_empty());
+}
+
+/// Each of these takes minutes if an operation goes over all elements.
+#[test]
+fn operations_on_large_maps_do_not_go_over_all_elements() {
+    let ring = "r7 = 200000
+        again: r1 = map(0) ll; r2 = 8; r3 = 0; call 131
+        r1 = r0; r2 = 0; call 133; r7 += -1; if r7 != 0 goto again; r0 = 0; exit";
+    let mut bench = Bench::new(ring, vec![map(MapType::RINGBUF, 0, 0, 1 << 22)]);
+    assert_eq!(bench.run(0), 0);
+    let lru = "r7 = 200000
+        again: *(u32 *)(r10 - 4) = r7; r1 = map(0) ll; r2 = r10; r2 += -4; r3 = r2; r4 = 0
+        call 2; r7 += -1; if r7 != 0 goto again; exit";
+    let mut bench = Bench::new(lru, vec![map(MapType::LRU_HASH, 4, 4, 100_000)]);
+    assert_eq!(bench.run(0), 0);
+    let keys = bench.vm.map_keys(bench.loaded.maps[0]);
+    assert_eq!(keys.len(), 100_000);
+    assert!(!keys.contains(&Box::from(200_000u32.to_le_bytes())));
+}
