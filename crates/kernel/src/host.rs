@@ -80,6 +80,7 @@ impl Host for KernelHost<'_, '_> {
     }
 
     fn timer_cancel(&mut self, timer: TimerId) {
+        self.st.timers.remove(&timer.raw().into());
         self.cx.machine.timer_cancel(timer.raw().into());
     }
 }

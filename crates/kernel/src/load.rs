@@ -160,13 +160,13 @@ impl BpfScheduler {
             Form::Cpu => None,
         };
         let places = Places::new(vm.mem(), topology)?;
-        let image = KernelImage::new(vm.shared_mem(), places, topology);
+        let image = Box::new(KernelImage::new(vm.shared_mem(), places, topology));
         let programs = programs_of(&vm, ops_id, form);
         let config = config_of(ops, form, programs.keys().copied().collect());
         let state = State::new(vm.mem(), places, config, programs, arena)?;
         let never_called = never_called(ops, form);
         let scheduler = Self::new(vm, state, linked, loaded, never_called);
-        Ok((scheduler, Box::new(image)))
+        Ok((scheduler, image))
     }
 }
 

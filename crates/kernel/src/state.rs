@@ -46,7 +46,7 @@ pub(crate) struct State {
     pub(crate) kfuncs: Vec<&'static Kfunc>,
     /// Masks that `bpf_cpumask_create` made and nobody released.
     pub(crate) cpumasks: BTreeSet<KernAddr>,
-    /// Timers that were ever armed, by the key the machine knows, and what their callbacks
+    /// Timers that were armed and not cancelled, by the key the machine knows, and what their callbacks
     /// may call: what the program that armed them may.
     pub(crate) timers: BTreeMap<u64, (TimerId, ContextSet)>,
     /// The pool and the per-CPU cmasks of a cid-form scheduler, from `prepare` to `release`.

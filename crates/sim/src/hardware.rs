@@ -21,7 +21,7 @@ use harena_trace::{Record, Recorder, What};
 use crate::check::Checkers;
 use crate::config::Costs;
 use crate::metrics::{CpuMetrics, GroupMetrics};
-use crate::queue::{Pending, Queue};
+use crate::queue::{Pending, Queue, Slot};
 use crate::random::Stream;
 use crate::task::Task;
 
@@ -68,14 +68,8 @@ pub(crate) struct Hardware {
     changed: bool,
     irq_work: VecDeque<Cpu>,
     alarm_generation: u32,
-    timers: BTreeMap<u64, OpsTimer>,
-    timer_generation: u32,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct OpsTimer {
-    cpu: Cpu,
-    generation: u32,
+    /// Where the armed timers of the scheduler stand in the queue.
+    timers: BTreeMap<u64, Slot>,
 }
 
 impl Hardware {
@@ -108,7 +102,6 @@ impl Hardware {
             irq_work: VecDeque::new(),
             alarm_generation: 0,
             timers: BTreeMap::new(),
-            timer_generation: 0,
         }
     }
 
@@ -301,14 +294,18 @@ impl Hardware {
         self.alarm_generation == generation
     }
 
-    /// The CPU of an armed timer of the scheduler, which is disarmed by this.
-    pub(crate) fn take_timer(&mut self, key: u64, generation: u32) -> Option<Cpu> {
-        let timer = *self.timers.get(&key)?;
-        if timer.generation != generation {
-            return None;
-        }
+    /// A timer of the scheduler has left the queue: it is armed no more.
+    pub(crate) fn timer_fired(&mut self, key: u64) {
         self.timers.remove(&key);
-        Some(timer.cpu)
+    }
+
+    /// Puts an event that its CPU could not take back into the queue.
+    pub(crate) fn postpone(&mut self, at: SimTime, pending: Pending) {
+        if let Pending::OpsTimer { key, .. } = pending {
+            self.timers.insert(key, self.queue.push_timer(at, pending));
+        } else {
+            self.queue.push(at, pending);
+        }
     }
 
     /// The time at which CPU-bound code for this event can run.
@@ -316,17 +313,14 @@ impl Hardware {
         let cpu = match pending {
             Pending::StepDone { cpu, .. }
             | Pending::Resched { cpu, .. }
-            | Pending::Tick { cpu } => cpu,
+            | Pending::Tick { cpu }
+            | Pending::OpsTimer { cpu, .. } => cpu,
             Pending::Wake { task } | Pending::Start { task } => {
                 match self.tasks.get(task.index()).and_then(Option::as_ref) {
                     Some(task) => task.last_cpu,
                     None => return self.now,
                 }
             }
-            Pending::OpsTimer { key, .. } => match self.timers.get(&key) {
-                Some(timer) => timer.cpu,
-                None => return self.now,
-            },
             Pending::Fork { .. } | Pending::Alarm { .. } => return self.now,
         };
         self.cpus[cpu.index()].busy_until
@@ -378,15 +372,19 @@ impl Machine for Hardware {
     }
 
     fn timer_arm(&mut self, key: u64, cpu: Cpu, at: SimTime) {
-        self.timer_generation = self.timer_generation.wrapping_add(1);
-        let generation = self.timer_generation;
-        self.timers.insert(key, OpsTimer { cpu, generation });
         let at = at.max(self.now);
-        self.queue.push(at, Pending::OpsTimer { key, generation });
+        let slot = self.queue.push_timer(at, Pending::OpsTimer { key, cpu });
+        if let Some(overtaken) = self.timers.insert(key, slot) {
+            self.queue.remove_timer(overtaken);
+        }
     }
 
     fn timer_cancel(&mut self, key: u64) -> bool {
-        self.timers.remove(&key).is_some()
+        let armed = self.timers.remove(&key);
+        armed.is_some_and(|slot| {
+            self.queue.remove_timer(slot);
+            true
+        })
     }
 
     fn charge(&mut self, cost: Cost) {

@@ -2,10 +2,12 @@
 //!
 //! `seq` counts pushes, so that events of one time keep the order in which they were
 //! asked for. There is no removal: an event carries what its receiver needs to see that
-//! it is stale (a generation number), and is then ignored.
+//! it is stale (a generation number), and is then ignored. Timers of the scheduler are the
+//! exception: a program may arm one as often as it likes, so they lie in a list of their own,
+//! from which the overtaken are taken out.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 
 use harena_abi::{Cpu, SimTime, Tid};
 
@@ -27,7 +29,7 @@ pub(crate) enum Pending {
     /// An alarm of the core.
     Alarm { generation: u32 },
     /// A timer of the scheduler.
-    OpsTimer { key: u64, generation: u32 },
+    OpsTimer { key: u64, cpu: Cpu },
 }
 
 #[derive(PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -41,23 +43,62 @@ struct Entry {
 #[derive(Default, Debug)]
 pub(crate) struct Queue {
     heap: BinaryHeap<Reverse<Entry>>,
+    timers: BTreeMap<Slot, Pending>,
     pushed: u64,
+}
+
+/// The place of an event in the order.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Slot {
+    time: SimTime,
+    seq: u64,
 }
 
 impl Queue {
     pub(crate) fn push(&mut self, time: SimTime, pending: Pending) {
-        let seq = self.pushed;
-        self.pushed += 1;
+        let Slot { time, seq } = self.next_slot(time);
         self.heap.push(Reverse(Entry { time, seq, pending }));
     }
 
+    /// Adds an event that can be taken out again.
+    pub(crate) fn push_timer(&mut self, time: SimTime, pending: Pending) -> Slot {
+        let slot = self.next_slot(time);
+        self.timers.insert(slot, pending);
+        slot
+    }
+
+    /// Takes out what `push_timer` added, if it is still there.
+    pub(crate) fn remove_timer(&mut self, slot: Slot) {
+        self.timers.remove(&slot);
+    }
+
+    fn next_slot(&mut self, time: SimTime) -> Slot {
+        let seq = self.pushed;
+        self.pushed += 1;
+        Slot { time, seq }
+    }
+
     pub(crate) fn pop(&mut self) -> Option<(SimTime, Pending)> {
+        let heap = self.first_of_heap();
+        if let Some(timer) = self.timers.first_entry()
+            && heap.is_none_or(|heap| *timer.key() < heap)
+        {
+            return Some((timer.key().time, timer.remove()));
+        }
         let Reverse(entry) = self.heap.pop()?;
         Some((entry.time, entry.pending))
     }
 
     pub(crate) fn next_time(&self) -> Option<SimTime> {
-        self.heap.peek().map(|Reverse(entry)| entry.time)
+        let heap = self.first_of_heap();
+        let timer = self.timers.first_key_value().map(|(slot, _)| *slot);
+        heap.into_iter().chain(timer).min().map(|slot| slot.time)
+    }
+
+    fn first_of_heap(&self) -> Option<Slot> {
+        let Reverse(Entry { time, seq, .. }) = self.heap.peek()?;
+        let (time, seq) = (*time, *seq);
+        Some(Slot { time, seq })
     }
 }
 
@@ -75,5 +116,25 @@ mod tests {
         assert_eq!(queue.next_time(), Some(SimTime::from_ns(3)));
         let order: Vec<_> = std::iter::from_fn(|| queue.pop()).map(|(_, e)| e).collect();
         assert_eq!(order, [8, 2, 9, 1, 0].map(event));
+    }
+
+    #[test]
+    fn timers_stand_in_the_same_order_and_can_be_taken_out() {
+        let mut queue = Queue::default();
+        let timer = |key| Pending::OpsTimer {
+            key,
+            cpu: Cpu::new(0),
+        };
+        let wake = Pending::Wake { task: Tid::new(0) };
+        let at = SimTime::from_ns;
+        let gone = queue.push_timer(at(1), timer(1));
+        queue.push_timer(at(5), timer(2));
+        queue.push(at(5), wake);
+        queue.push_timer(at(5), timer(3));
+        queue.remove_timer(gone);
+        assert_eq!(queue.next_time(), Some(at(5)));
+        let order: Vec<_> = std::iter::from_fn(|| queue.pop()).map(|(_, e)| e).collect();
+        assert_eq!(order, [timer(2), wake, timer(3)]);
+        assert_eq!(queue.next_time(), None);
     }
 }

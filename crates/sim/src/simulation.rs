@@ -186,7 +186,7 @@ impl<S: SchedOps> Simulation<S> {
             if ready <= time {
                 return Some((time, pending));
             }
-            self.hw.queue.push(ready, pending);
+            self.hw.postpone(ready, pending);
         }
     }
 
@@ -247,14 +247,13 @@ impl<S: SchedOps> Simulation<S> {
                     self.hw.leave();
                 }
             }
-            Pending::OpsTimer { key, generation } => {
-                if let Some(cpu) = self.hw.take_timer(key, generation) {
-                    self.hw.enter(cpu);
-                    self.hw.interrupt();
-                    let (core, mut env) = self.env();
-                    core.timer(&mut env, key);
-                    self.hw.leave();
-                }
+            Pending::OpsTimer { key, cpu } => {
+                self.hw.timer_fired(key);
+                self.hw.enter(cpu);
+                self.hw.interrupt();
+                let (core, mut env) = self.env();
+                core.timer(&mut env, key);
+                self.hw.leave();
             }
         }
         Ok(())

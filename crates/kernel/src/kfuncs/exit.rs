@@ -4,7 +4,7 @@
 //! scheduler, with the kernel's words, as is any use of these kfuncs that makes no sense.
 
 use harena_abi::KernAddr;
-use harena_vm::{FORMAT_ARGS_MAX, bprintf};
+use harena_vm::{Abort, FORMAT_ARGS_MAX, bprintf};
 
 use super::{Kf, context, kfuncs};
 use crate::reg::{as_s64, as_u32};
@@ -16,14 +16,14 @@ kfuncs! {
     context::ANY, None, No {
         scx_bpf_error_bstr "void (char *fmt, u64 *data, u32 data__sz)"
             => |k, [fmt, data, size, ..]| {
-                let text = k.bstr(fmt, data, size);
+                let text = k.bstr(fmt, data, size)?;
                 let (core, machine) = k.core();
                 core.kf_error(machine, &text.unwrap_or_else(|problem| problem));
                 Ok(0)
             };
         scx_bpf_exit_bstr "void (s64 exit_code, char *fmt, u64 *data, u32 data__sz)"
             => |k, [code, fmt, data, size, _]| {
-                let text = k.bstr(fmt, data, size);
+                let text = k.bstr(fmt, data, size)?;
                 let (core, machine) = k.core();
                 match text {
                     Ok(text) => core.kf_exit(machine, as_s64(code), &text),
@@ -33,7 +33,7 @@ kfuncs! {
             };
         scx_bpf_dump_bstr "void (char *fmt, u64 *data, u32 data__sz)"
             => |k, [fmt, data, size, ..]| {
-                let text = k.bstr(fmt, data, size);
+                let text = k.bstr(fmt, data, size)?;
                 let (core, machine) = k.core();
                 core.kf_dump(machine, &text.unwrap_or_else(|problem| problem));
                 Ok(0)
@@ -42,8 +42,15 @@ kfuncs! {
 }
 
 impl Kf<'_, '_, '_> {
-    /// The message, or what is wrong with it.
-    fn bstr(&self, fmt: u64, data: u64, size: u64) -> Result<String, String> {
+    /// The message, or what is wrong with it. Formatting counts as work of the program.
+    fn bstr(&mut self, fmt: u64, data: u64, size: u64) -> Result<Result<String, String>, Abort> {
+        let text = self.message(fmt, data, size);
+        let (Ok(message) | Err(message)) = &text;
+        self.call.charge_bytes(message.len() as u64)?;
+        Ok(text)
+    }
+
+    fn message(&self, fmt: u64, data: u64, size: u64) -> Result<String, String> {
         let size = u64::from(as_u32(size));
         if !size.is_multiple_of(8) || size > FORMAT_ARGS_MAX * 8 || (size != 0 && data == 0) {
             return Err(format!("invalid data={data:#x} and data__sz={size}"));

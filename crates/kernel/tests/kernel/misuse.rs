@@ -120,3 +120,44 @@ fn a_scheduler_that_frees_the_cores_cmasks_is_ended() {
     let message = &outcome.exit.message;
     assert!(message.starts_with("the cmask of CPU "), "{message}");
 }
+
+/// A timer that is armed a million times for the same moment fires once, and the requests that
+/// were overtaken neither fill the host's memory nor count as events.
+#[test]
+fn a_storm_of_timer_starts_leaves_one_timer() {
+    let storm = |nr_arms: &'static str| {
+        let sets: &'static [(&str, &str)] = match nr_arms {
+            "1" => &[("period_ns", "1000000")],
+            _ => &[("period_ns", "1000000"), ("nr_arms", "1000000")],
+        };
+        Run {
+            sets,
+            ms: 20,
+            topology: "1n1l1c1t",
+            workload: workload(r#""one": { "loop": 1, "run": 10 }, "end": { "sleep": 20000 }"#),
+            ..Run::mixed("tests/storm")
+        }
+        .go()
+    };
+    let (once, _) = storm("1");
+    let (often, scheduler) = storm("1000000");
+    assert_eq!(often.exit.kind, scx::SCX_EXIT_UNREG, "{:?}", often.exit);
+    let fired = int(&scheduler, "nr_fired");
+    assert!((2..=20).contains(&fired), "{fired}");
+    assert!(often.events <= once.events, "{} events", often.events);
+}
+
+/// The next period begins with the callback, which costs nothing here, so this is as fast as a
+/// program can make timers fire.
+#[test]
+fn a_timer_that_rearms_itself_at_once_lets_time_pass() {
+    let (outcome, scheduler) = Run {
+        ms: 2,
+        topology: "1n1l1c1t",
+        workload: workload(r#""one": { "loop": 1, "run": 10 }, "end": { "sleep": 20000 }"#),
+        ..Run::mixed("tests/storm")
+    }
+    .go();
+    assert_eq!(outcome.exit.kind, scx::SCX_EXIT_UNREG, "{:?}", outcome.exit);
+    assert!(int(&scheduler, "nr_fired") > 1);
+}
