@@ -88,11 +88,15 @@ impl Pool {
         let mut state = locked(&self.state);
         let start = match state.free.find(granules) {
             Some(start) => start,
-            None => {
+            None => loop {
                 let grown = self.grow(granules)?;
-                state.add(grown);
-                grown.0
-            }
+                // A program freed pages of the pool, and the arena gave them out again: they
+                // are backed once more, and who has memory there keeps it. Each round takes
+                // pages, so this ends.
+                if state.add(grown) {
+                    break grown.0;
+                }
+            },
         };
         state.free.clear(start, granules);
         state.outstanding += u64::from(granules) * POOL_GRANULE;
@@ -140,13 +144,14 @@ impl Pool {
 }
 
 impl State {
-    fn add(&mut self, (start, granules): (u32, u32)) {
-        assert!(
-            !self.owned.intersects(start, granules),
-            "the arena gave these pages twice"
-        );
+    /// Makes new pages the pool's; false if some of them are already.
+    fn add(&mut self, (start, granules): (u32, u32)) -> bool {
+        if self.owned.intersects(start, granules) {
+            return false;
+        }
         self.owned.set(start, granules);
         // Not merged with free space before it: `alloc` takes from the start of the new part.
         self.free.set(start, granules);
+        true
     }
 }

@@ -30,6 +30,25 @@ fn a_pool_grows_by_four_pages_or_by_what_is_needed() {
     assert!(arena.pages_in_use() > 0, "the pages go with the arena");
 }
 
+/// A program may free pages of the pool; the arena then gives them to whoever asks next.
+#[test]
+fn a_pool_survives_that_its_pages_are_freed_under_it() {
+    let pool = Pool::new(Arc::new(arena(64)));
+    let first = pool.alloc(64).unwrap();
+    let arena = Arc::clone(pool.arena());
+    let user = arena.user_addr(arena.offset_of(first).unwrap());
+    arena.free_pages(user, POOL_GROWTH_PAGES).unwrap();
+    let large = pool.alloc(5 * PAGE_SIZE).unwrap();
+    let distance = large.offset_from(first).unwrap();
+    assert!(distance >= 64, "memory given twice");
+    let page_of = |at| arena.ptr::<u64>(arena.offset_of(at).unwrap());
+    page_of(large).write(5);
+    assert_eq!(page_of(large).read(), 5);
+    pool.free(first, 64).unwrap();
+    pool.free(large, 5 * PAGE_SIZE).unwrap();
+    assert_eq!(pool.destroy(), 0);
+}
+
 #[test]
 fn what_is_not_allocated_cannot_be_freed() {
     let pool = Pool::new(Arc::new(arena(16)));
