@@ -300,12 +300,11 @@ impl Hardware {
     }
 
     /// Puts an event that its CPU could not take back into the queue.
-    pub(crate) fn postpone(&mut self, at: SimTime, pending: Pending) {
+    pub(crate) fn postpone(&mut self, slot: Slot, pending: Pending) {
         if let Pending::OpsTimer { key, .. } = pending {
-            self.timers.insert(key, self.queue.push_timer(at, pending));
-        } else {
-            self.queue.push(at, pending);
+            self.timers.insert(key, slot);
         }
+        self.queue.put(slot, pending);
     }
 
     /// The time at which CPU-bound code for this event can run.

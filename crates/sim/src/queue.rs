@@ -1,7 +1,10 @@
 //! What will happen: a queue of events in order of `(time, seq)`.
 //!
 //! `seq` counts pushes, so that events of one time keep the order in which they were
-//! asked for. There is no removal: an event carries what its receiver needs to see that
+//! asked for. An event that must wait keeps its `seq`: when its CPU is free again it comes
+//! before all that was asked for later, so that a CPU with ever more to do still gets to each.
+//!
+//! There is no removal: an event carries what its receiver needs to see that
 //! it is stale (a generation number), and is then ignored. Timers of the scheduler are the
 //! exception: a program may arm one as often as it likes, so they lie in a list of their own,
 //! from which the overtaken are taken out.
@@ -50,20 +53,37 @@ pub(crate) struct Queue {
 /// The place of an event in the order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Slot {
-    time: SimTime,
+    pub(crate) time: SimTime,
     seq: u64,
+}
+
+impl Slot {
+    /// The place of the same event at another time.
+    pub(crate) const fn at(self, time: SimTime) -> Self {
+        Self { time, ..self }
+    }
 }
 
 impl Queue {
     pub(crate) fn push(&mut self, time: SimTime, pending: Pending) {
-        let Slot { time, seq } = self.next_slot(time);
-        self.heap.push(Reverse(Entry { time, seq, pending }));
+        let slot = self.next_slot(time);
+        self.put(slot, pending);
+    }
+
+    /// Puts an event in its place. Timers must go where they can be taken out again.
+    pub(crate) fn put(&mut self, slot: Slot, pending: Pending) {
+        if let Pending::OpsTimer { .. } = pending {
+            self.timers.insert(slot, pending);
+        } else {
+            let Slot { time, seq } = slot;
+            self.heap.push(Reverse(Entry { time, seq, pending }));
+        }
     }
 
     /// Adds an event that can be taken out again.
     pub(crate) fn push_timer(&mut self, time: SimTime, pending: Pending) -> Slot {
         let slot = self.next_slot(time);
-        self.timers.insert(slot, pending);
+        self.put(slot, pending);
         slot
     }
 
@@ -78,15 +98,15 @@ impl Queue {
         Slot { time, seq }
     }
 
-    pub(crate) fn pop(&mut self) -> Option<(SimTime, Pending)> {
+    pub(crate) fn pop(&mut self) -> Option<(Slot, Pending)> {
         let heap = self.first_of_heap();
         if let Some(timer) = self.timers.first_entry()
             && heap.is_none_or(|heap| *timer.key() < heap)
         {
-            return Some((timer.key().time, timer.remove()));
+            return Some((*timer.key(), timer.remove()));
         }
-        let Reverse(entry) = self.heap.pop()?;
-        Some((entry.time, entry.pending))
+        let Reverse(Entry { time, seq, pending }) = self.heap.pop()?;
+        Some((Slot { time, seq }, pending))
     }
 
     pub(crate) fn next_time(&self) -> Option<SimTime> {
@@ -136,5 +156,18 @@ mod tests {
         let order: Vec<_> = std::iter::from_fn(|| queue.pop()).map(|(_, e)| e).collect();
         assert_eq!(order, [timer(2), wake, timer(3)]);
         assert_eq!(queue.next_time(), None);
+    }
+
+    #[test]
+    fn what_had_to_wait_comes_before_what_was_asked_for_later() {
+        let mut queue = Queue::default();
+        let event = |n| Pending::Wake { task: Tid::new(n) };
+        let later = SimTime::from_ns(5);
+        queue.push(SimTime::from_ns(1), event(0));
+        let (slot, waits) = queue.pop().expect("one was pushed");
+        queue.push(later, event(1));
+        queue.put(slot.at(later), waits);
+        let order: Vec<_> = std::iter::from_fn(|| queue.pop()).map(|(_, e)| e).collect();
+        assert_eq!(order, [0, 1].map(event));
     }
 }

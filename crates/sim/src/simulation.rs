@@ -181,12 +181,12 @@ impl<S: SchedOps> Simulation<S> {
             if self.hw.queue.next_time()? > self.end {
                 return None;
             }
-            let (time, pending) = self.hw.queue.pop()?;
+            let (slot, pending) = self.hw.queue.pop()?;
             let ready = self.hw.ready_at(pending);
-            if ready <= time {
-                return Some((time, pending));
+            if ready <= slot.time {
+                return Some((slot.time, pending));
             }
-            self.hw.postpone(ready, pending);
+            self.hw.postpone(slot.at(ready), pending);
         }
     }
 
