@@ -70,6 +70,9 @@ pub(crate) struct Iter {
 /// Live iterators a scheduler may hold; a BPF program that leaks them hits this.
 const MAX_ITERS: usize = 1024;
 
+/// User queues a scheduler may have; the memory of a real machine ends as well.
+const MAX_USER_DSQS: usize = 1 << 20;
+
 /// Every queue.
 #[derive(Debug)]
 pub(crate) struct Dsqs {
@@ -223,6 +226,9 @@ impl Dsqs {
         }
         if self.by_id.contains_key(&id) {
             return Err(Errno::EEXIST);
+        }
+        if self.by_id.len() >= MAX_USER_DSQS {
+            return Err(Errno::ENOMEM);
         }
         let dsq = Some(Dsq {
             id,

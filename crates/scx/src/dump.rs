@@ -10,6 +10,8 @@ use crate::exit::truncate;
 use crate::task::OpsState;
 use crate::{Class, Core, DumpCtx, Env, ExitInfo, Machine, Op};
 
+/// Longest dump, whatever `exit_dump_len` says: a scheduler must not fill the host's memory.
+const DUMP_LEN_MAX: usize = 16 << 20;
 const TRUNCATED: &str = "\n\n~~~~ TRUNCATED ~~~~\n";
 
 /// The text so far, and an unfinished line of the scheduler's.
@@ -27,7 +29,7 @@ impl DumpBuf {
     fn new(limit: usize) -> Self {
         Self {
             text: String::new(),
-            limit,
+            limit: limit.min(DUMP_LEN_MAX),
             indent: "",
             line: String::new(),
             open: false,
@@ -241,5 +243,22 @@ impl Core {
                 self.error(machine, why);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dump_is_bounded_whatever_the_scheduler_asks_for() {
+        let mut dump = DumpBuf::new(usize::MAX);
+        let line = "x".repeat(1000) + "\n";
+        for _ in 0..20_000 {
+            dump.push(&line);
+        }
+        let text = dump.finish();
+        assert!(text.len() <= DUMP_LEN_MAX, "{} bytes", text.len());
+        assert!(text.ends_with(TRUNCATED));
     }
 }

@@ -663,3 +663,12 @@ fn watchdog_that_does_not_run() {
     w.on(|core, env| core.tick(env, Cpu::new(0)));
     assert_eq!(w.exit_message(), "watchdog failed to check in for 0.101s");
 }
+
+/// What a scheduler can make the host keep is bounded.
+#[test]
+fn queues_do_not_fill_the_memory() {
+    let mut w = World::new(flat(2), all());
+    let mut created = (0..1u64 << 21).map(|id| w.core.kf_create_dsq(DsqId::new(id), -1));
+    let refused = created.find_map(Result::err);
+    assert_eq!(refused, Some(harena_abi::Errno::ENOMEM));
+}

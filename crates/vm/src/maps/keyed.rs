@@ -11,6 +11,10 @@ use super::{Entry, Map, Storage, UpdateFlags};
 use crate::layout::Region;
 use crate::mem::GuestMem;
 
+/// Elements of one map that the host keeps keys for: small ones would fill its memory before
+/// they fill the guest's.
+const ELEMENTS_MAX: usize = 1 << 24;
+
 impl Map {
     pub(super) fn update_keyed(
         &mut self,
@@ -62,6 +66,9 @@ impl Map {
         else {
             return Err(Errno::EINVAL);
         };
+        if blocks.len() >= ELEMENTS_MAX {
+            return Err(Errno::ENOMEM);
+        }
         let value = mem
             .alloc(Region::Maps, size, 8)
             .map_err(|_full| Errno::ENOMEM)?;
