@@ -67,7 +67,7 @@ pub enum ParseError {
     },
     #[error("legacy map definitions in section `maps` are not supported: use BTF in `.maps`")]
     LegacyMaps,
-    #[error("section `.BTF`: {0}")]
+    #[error("section `.BTF` is broken")]
     Btf(#[from] BtfError),
     #[error("section `.BTF.ext`: {what} at byte {offset:#x}")]
     BtfExt { what: &'static str, offset: usize },
@@ -136,7 +136,7 @@ pub enum MapProblem {
     ValuesNotLast,
     #[error("a map inside of a map cannot have `{field}`")]
     Inner { field: String },
-    #[error("{0}")]
+    #[error(transparent)]
     Layout(#[from] LayoutError),
     #[error("has more than {max} locks, timers and kptrs in a value")]
     TooManySpecialFields { max: usize },
@@ -243,7 +243,7 @@ pub enum CoReError {
     WideBitfield,
     #[error("comparing types takes too long: they are nested too deeply")]
     TooDeep,
-    #[error("{0}")]
+    #[error(transparent)]
     Layout(#[from] LayoutError),
 }
 
@@ -271,7 +271,7 @@ pub enum StructOpsProblem {
         first: String,
         second: String,
     },
-    #[error("{0}")]
+    #[error(transparent)]
     Layout(#[from] LayoutError),
 }
 
