@@ -46,8 +46,8 @@ pub(crate) struct State {
     pub(crate) kfuncs: Vec<&'static Kfunc>,
     /// Masks that `bpf_cpumask_create` made and nobody released.
     pub(crate) cpumasks: BTreeSet<KernAddr>,
-    /// Timers that were armed and not cancelled, by the key the machine knows, and what their callbacks
-    /// may call: what the program that armed them may.
+    /// Timers that were armed and not cancelled, by the key the machine knows, and what their
+    /// callbacks may call: what the program that armed them may.
     pub(crate) timers: BTreeMap<u64, (TimerId, ContextSet)>,
     /// The pool and the per-CPU cmasks of a cid-form scheduler, from `prepare` to `release`.
     pub(crate) cmasks: Option<Cmasks>,
