@@ -24,7 +24,12 @@ pub(crate) fn parse(text: &str) -> Result<Nanos, String> {
     while !rest.is_empty() {
         let (number, after) = split(rest, |c| c.is_ascii_digit() || c == '.');
         let (unit, after) = split(after.trim_start(), char::is_alphabetic);
-        let ns = part(number, unit).map_err(|why| format!("{why}; try 10s, 1.5ms or 2m30s"))?;
+        // Where no number stands, all of the rest is what is wrong.
+        let ns = match number {
+            "" => Err(format!("`{rest}` does not begin with a number")),
+            number => part(number, unit),
+        };
+        let ns = ns.map_err(|why| format!("{why}; try 10s, 1.5ms or 2m30s"))?;
         total = total.checked_add(ns).ok_or("longer than 584 years")?;
         rest = after.trim_start();
     }
@@ -94,7 +99,7 @@ mod tests {
             ("", "a duration is a number"),
             ("10", "`10` has no unit"),
             ("s", "does not begin with a number"),
-            ("-1s", "does not begin with a number"),
+            ("-1s", "`-1s` does not begin with a number"),
             ("1.2.3s", "does not begin with a number"),
             ("1d", "unknown unit `d`"),
             ("1.5ns", "finer than a nanosecond"),

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use harena_kernel::{BpfScheduler, LoadOptions};
+use harena_kernel::{BpfScheduler, LoadError, LoadOptions};
 use harena_report::{
     ArenaUse, Counts, Output, Results, Scheduler, SourceLine, Violation, Workload,
 };
@@ -64,8 +64,15 @@ fn prepare(plan: &RunPlan) -> Result<Box<Simulation<BpfScheduler>>, Failure> {
         hz: plan.sim.hz,
         ..LoadOptions::default()
     };
-    let (scheduler, image) = BpfScheduler::load(object, &options, &plan.sim.topology)
-        .map_err(|error| Failure::bad_input(format!("object `{}`", plan.object.name), error))?;
+    let (scheduler, image) =
+        BpfScheduler::load(object, &options, &plan.sim.topology).map_err(|error| {
+            let input = if matches!(error, LoadError::CpuCount { .. }) {
+                format!("topology `{}`", plan.topology)
+            } else {
+                format!("object `{}`", plan.object.name)
+            };
+            Failure::bad_input(input, error)
+        })?;
     let simulation = Simulation::new(plan.sim.clone(), scheduler, image, None)
         .map_err(|error| Failure::bad_input("cannot simulate", error))?;
     Ok(Box::new(simulation))
@@ -90,9 +97,10 @@ fn simulate(
     let what = || format!("object `{}`, seed {}", plan.object.name, plan.sim.seed);
     match outcome {
         Ok(outcome) => Ok((outcome, wall)),
-        // These two are what the object and the workload say.
-        Err(error @ (SimError::Enable(_) | SimError::EndlessProgram { .. })) => {
-            Err(Failure::bad_input(what(), error))
+        Err(error @ SimError::Enable(_)) => Err(Failure::bad_input(what(), error)),
+        Err(error @ SimError::EndlessProgram { .. }) => {
+            let input = format!("workload `{}`", plan.sim.workload.name);
+            Err(Failure::bad_input(input, error))
         }
         Err(error @ (SimError::Check(_) | SimError::Stuck { .. } | SimError::Finished)) => {
             Err(Failure::internal(what(), error))

@@ -40,6 +40,16 @@ fn missing_files_are_named() {
 }
 
 #[test]
+fn the_input_at_fault_is_blamed() {
+    refuses(&["run", "-t", "1025c"], &["topology `1025c`", "1025 CPUs"]);
+    let nothing = file(
+        "nothing.json",
+        br#"{ "tasks": { "idler": { "loop": -1, "run": 0 } } }"#,
+    );
+    refuses(&["run", "-w", &nothing], &["nothing.json`", "idler"]);
+}
+
+#[test]
 fn objects_that_are_none_are_named() {
     let text = file("text.bpf.o", b"not an ELF file\n");
     refuses(&["run", &text], &["text.bpf.o"]);
