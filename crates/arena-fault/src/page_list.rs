@@ -52,6 +52,16 @@ impl PageRange {
         self.first.raw().saturating_add(self.count)
     }
 
+    /// Both ranges as one, if `next` begins where this one ends.
+    #[must_use]
+    pub const fn joined(self, next: Self) -> Option<Self> {
+        if self.end() == next.first.raw() {
+            Self::new(self.first, self.count.saturating_add(next.count))
+        } else {
+            None
+        }
+    }
+
     /// The pages, in order.
     pub fn pages(self) -> impl DoubleEndedIterator<Item = PageIndex> + Clone {
         (self.first.raw()..self.end()).filter_map(PageIndex::new)

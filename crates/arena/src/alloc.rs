@@ -17,6 +17,7 @@ use crate::arena::Arena;
 use crate::lock::{LockError, OwnedGuard};
 use crate::range_tree::RangeTree;
 use crate::shared::{Placed, PopulateError};
+use crate::slab::Tag;
 use crate::sys::{OsError, thread_key};
 
 /// Why pages were not allocated; a program gets NULL.
@@ -123,6 +124,27 @@ enum Context {
     NonSleepable,
 }
 
+/// Who frees pages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Freed {
+    /// A program or the host, at once.
+    ByProgram,
+    /// Whoever works off what was put off.
+    Later,
+    /// The slab allocator.
+    BySlab,
+}
+
+impl Freed {
+    fn may_take(self, tag: Tag) -> bool {
+        match tag {
+            Tag::None => self != Self::BySlab,
+            Tag::Released => self != Self::ByProgram,
+            Tag::Slab(..) | Tag::Large(_) | Tag::LargeRest | Tag::Dying => false,
+        }
+    }
+}
+
 impl Arena {
     /// Allocates zeroed pages: exactly at `addr`, or the best free range. May wait.
     pub fn alloc_pages(
@@ -163,17 +185,10 @@ impl Arena {
         context: Context,
         hook: impl FnOnce(),
     ) -> Result<UserAddr, AllocError> {
-        let max_entries = self.spec().max_entries;
         if flags != 0 {
             return Err(AllocError::Flags { flags });
         }
-        if page_cnt == 0 || page_cnt > max_entries {
-            return Err(AllocError::Count {
-                page_cnt,
-                max_entries,
-            });
-        }
-        let placed = self.shared.placed.get().ok_or(AllocError::NoWindow)?;
+        let placed = self.check_count(page_cnt)?;
         let exact = addr.map(|address| {
             let aligned = address.raw().is_multiple_of(PAGE_SIZE);
             let range = window_range(placed, address, page_cnt).filter(|_| aligned);
@@ -192,6 +207,59 @@ impl Arena {
             None => self.take_best(placed, &mut space, page_cnt)?,
         };
         Ok(self.user_addr(pages.first().offset()))
+    }
+
+    /// Pages for the slab allocator, from any context. `own` runs under the lock: nobody can
+    /// free the pages before they are known to be the slab allocator's.
+    pub(crate) fn alloc_for_slab(
+        &self,
+        page_cnt: u32,
+        own: impl FnOnce(PageRange),
+    ) -> Result<PageRange, AllocError> {
+        let placed = self.check_count(page_cnt)?;
+        if !self.shared.is_owner() {
+            return Err(AllocError::Forked);
+        }
+        let mut space = self
+            .locked_space(placed, Context::NonSleepable)
+            .map_err(AllocError::Lock)?;
+        let pages = match self.take_best(placed, &mut space, page_cnt) {
+            Err(AllocError::NoSpace { .. } | AllocError::Limit { .. })
+                if !self.shared.deferred.is_empty() =>
+            {
+                self.free_deferred(placed, &mut space);
+                self.take_best(placed, &mut space, page_cnt)
+            }
+            done => done,
+        }?;
+        own(pages);
+        Ok(pages)
+    }
+
+    /// Frees pages that the slab allocator has marked as released, at once or by the next who
+    /// has the lock.
+    pub(crate) fn free_for_slab(&self, pages: PageRange) {
+        let Some(placed) = self.shared.placed.get() else {
+            return;
+        };
+        match self.locked_space(placed, Context::NonSleepable) {
+            Ok(mut space) => {
+                // What the system refuses to unmap stays out of reach until the arena goes.
+                let _ = self.release(placed, &mut space, pages, Freed::BySlab);
+            }
+            Err(_) => self.defer(pages),
+        }
+    }
+
+    fn check_count(&self, page_cnt: u32) -> Result<&Placed, AllocError> {
+        let max_entries = self.spec().max_entries;
+        if page_cnt == 0 || page_cnt > max_entries {
+            return Err(AllocError::Count {
+                page_cnt,
+                max_entries,
+            });
+        }
+        self.shared.placed.get().ok_or(AllocError::NoWindow)
     }
 
     fn take_exact(
@@ -254,16 +322,20 @@ impl Arena {
         let mut space = self
             .locked_space(placed, Context::Sleepable)
             .map_err(FreeError::Lock)?;
-        self.release(placed, &mut space, pages)
+        self.release(placed, &mut space, pages, Freed::ByProgram)
             .map_err(FreeError::Os)
     }
 
     /// Frees pages later, from any context: never waits, never fails.
     pub fn free_pages_deferred(&self, ptr: UserAddr, page_cnt: u32) {
         if let Some((_, pages)) = self.clipped(ptr, page_cnt) {
-            let listed = self.shared.deferred.push(pages);
-            assert!(listed, "every page of the window has a link");
+            self.defer(pages);
         }
+    }
+
+    fn defer(&self, pages: PageRange) {
+        let listed = self.shared.deferred.push(pages);
+        assert!(listed, "every page of the window has a link");
     }
 
     /// Works off the deferred frees. The VM calls it between programs; ranges that the system
@@ -311,13 +383,20 @@ impl Arena {
     ) -> Result<OwnedGuard<'_, RangeTree>, LockError> {
         let mut space = self.space.lock(thread_key())?;
         self.learn_touched(&mut space);
-        if context == Context::Sleepable && !self.shared.deferred.is_empty() {
-            for pages in self.shared.deferred.take() {
-                // What cannot be unmapped stays out of reach of the allocator.
-                let _ = self.release(placed, &mut space, pages);
-            }
+        if context == Context::Sleepable {
+            self.free_deferred(placed, &mut space);
         }
         Ok(space)
+    }
+
+    fn free_deferred(&self, placed: &Placed, space: &mut RangeTree) {
+        if self.shared.deferred.is_empty() {
+            return;
+        }
+        for pages in self.shared.deferred.take() {
+            // What cannot be unmapped stays out of reach of the allocator.
+            let _ = self.release(placed, space, pages, Freed::Later);
+        }
     }
 
     /// Takes pages that users touched out of the tree.
@@ -333,15 +412,40 @@ impl Arena {
         }
     }
 
+    /// Frees the pages of a range that may be freed this way. What the system refuses to
+    /// unmap stays allocated; the rest is free.
     fn release(
         &self,
         placed: &Placed,
         space: &mut RangeTree,
         pages: PageRange,
+        freed: Freed,
     ) -> Result<(), OsError> {
-        self.shared.empty(placed, pages)?;
-        space.set(pages.first().raw(), pages.len());
-        Ok(())
+        let mut done = Ok(());
+        for run in self.freeable(pages, freed) {
+            let emptied = self.shared.empty(placed, run, |emptied| {
+                space.set(emptied.first().raw(), emptied.len());
+            });
+            done = done.and(emptied);
+        }
+        done
+    }
+
+    /// The runs of a range that may be freed: the slab allocator's pages are its own.
+    fn freeable(&self, pages: PageRange, freed: Freed) -> Vec<PageRange> {
+        let Some(slab) = self.slab.get() else {
+            return vec![pages];
+        };
+        let mut runs: Vec<PageRange> = Vec::new();
+        for page in pages.pages().filter(|page| freed.may_take(slab.tag(*page))) {
+            slab.untag(page);
+            let page = PageRange::from(page);
+            match runs.last().and_then(|last| last.joined(page)) {
+                Some(both) => *runs.last_mut().expect("there is a last one") = both,
+                None => runs.push(page),
+            }
+        }
+        runs
     }
 
     /// The part of a freed range that lies in the window.

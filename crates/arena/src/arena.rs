@@ -11,8 +11,8 @@
 //! `kern_vm_start` is a *guest* address: the VM chooses it, so that programs see the same
 //! numbers in every run. An arena of its own uses its host address.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 
 use harena_abi::{ArenaOffset, KernAddr, PAGE_SIZE, PageIndex, UserAddr};
 use harena_arena_fault::{
@@ -24,6 +24,7 @@ use crate::lock::OwnedLock;
 use crate::range_tree::RangeTree;
 use crate::reservation::{Reservation, reserve_at};
 use crate::shared::{Outcome, Placed, Shared};
+use crate::slab::Slab;
 use crate::spec::{ArenaSpec, CreateError};
 use crate::sys::{OsError, install_handler};
 use crate::view::{Scheme, View};
@@ -56,6 +57,8 @@ pub struct Arena {
     pub(crate) shared: Arc<Shared>,
     /// Free pages of the window.
     pub(crate) space: OwnedLock<RangeTree>,
+    /// Small objects; made when they are first asked for.
+    pub(crate) slab: OnceLock<Slab>,
 }
 
 /// Why a user window or view could not be set up.
@@ -149,6 +152,7 @@ impl Arena {
             kern_vm_start,
             shared,
             space: OwnedLock::new(RangeTree::new()),
+            slab: OnceLock::new(),
         };
         if let Some(start) = spec.fixed_user_start() {
             arena.place(start).map_err(CreateError::Os)?;

@@ -43,6 +43,7 @@ mod range_tree;
 mod reservation;
 mod scope;
 mod shared;
+mod slab;
 mod spec;
 #[expect(unsafe_code, reason = "the seam to the operating system")]
 mod sys;
@@ -61,5 +62,9 @@ pub use pool::{POOL_GRANULE, POOL_GROWTH_PAGES, Pool, PoolError, PoolFreeError};
 pub use reservation::{Reservation, ReserveError};
 pub use scope::{ProgramScope, ScopeError};
 pub use shared::{REPORTS_MAX, SCRATCH_MAX};
+pub use slab::{
+    SLAB_CACHES, SLAB_SIZE_MAX, SLAB_SIZE_MIN, SlabAllocError, SlabCache, SlabCacheError,
+    SlabFreeError, SlabUsage,
+};
 pub use spec::{ArenaSpec, CreateError};
 pub use sys::OsError;

@@ -21,6 +21,7 @@ use harena_abi::{ArenaOffset, Errno, PAGE_SIZE, PageIndex};
 use harena_arena_fault::{Entry, EntryState, HALF_GUARD, Link};
 
 use crate::arena::Arena;
+use crate::slab::{PageInfo, PageTag};
 
 mod sealed {
     pub trait Sealed: Copy {}
@@ -81,18 +82,27 @@ impl<T: Plain> ArenaPtr<'_, T> {
         }
     }
 
+    /// The place at another offset of the same arena.
+    #[must_use]
+    #[inline]
+    pub(crate) fn at(self, offset: ArenaOffset) -> Self {
+        Self { offset, ..self }
+    }
+
     /// Where in the arena it is.
     #[must_use]
     pub fn offset(self) -> ArenaOffset {
         self.offset
     }
 
+    #[inline]
     fn host(self) -> *mut T {
         self.window.wrapping_add(self.offset.raw() as usize).cast()
     }
 
     /// Reads the value with one volatile load (of any alignment).
     #[must_use]
+    #[inline]
     pub fn read(self) -> T {
         let place = self.host().cast::<Unaligned<T>>();
         // SAFETY: a 32-bit offset and at most 8 bytes stay in the window and its upper guard,
@@ -103,6 +113,7 @@ impl<T: Plain> ArenaPtr<'_, T> {
     }
 
     /// Writes the value with one volatile store (of any alignment).
+    #[inline]
     pub fn write(self, value: T) {
         let place = self.host().cast::<Unaligned<T>>();
         // SAFETY: as in `read`; and no reference exists that the store could invalidate.
@@ -283,3 +294,7 @@ pub(crate) unsafe trait Zeroable: Sync {}
 unsafe impl Zeroable for Entry {}
 // SAFETY: `repr(transparent)` over an atomic integer; documented to be unlisted when zero.
 unsafe impl Zeroable for Link {}
+// SAFETY: `repr(transparent)` over an atomic integer; documented to be no tag when zero.
+unsafe impl Zeroable for PageTag {}
+// SAFETY: atomic integers only; documented to be no slab when zero.
+unsafe impl Zeroable for PageInfo {}

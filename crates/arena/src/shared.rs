@@ -401,20 +401,27 @@ impl Shared {
 
     /// Empties entries, whatever they hold. Pages are gone from the host's view, then from
     /// the user's, before their memory is given back and before they can be filled again.
-    pub(crate) fn empty(&self, placed: &Placed, pages: PageRange) -> Result<(), OsError> {
-        let mut run: Vec<Claim<'_>> = Vec::new();
-        let mut run_start = pages.first();
+    /// `emptied` is told of each run of pages that is empty now; what the system refuses to
+    /// unmap stays as it was, and the first refusal is the result.
+    pub(crate) fn empty(
+        &self,
+        placed: &Placed,
+        pages: PageRange,
+        mut emptied: impl FnMut(PageRange),
+    ) -> Result<(), OsError> {
+        let mut emptying = Emptying {
+            shared: self,
+            placed,
+            claims: Vec::new(),
+            first: pages.first(),
+            empty: None,
+            emptied: &mut emptied,
+            result: Ok(()),
+        };
         for page in pages.pages() {
-            let claim = self.clear_entry(page)?;
-            if run.is_empty() {
-                run_start = page;
-            }
-            match claim {
-                Some(claim) => run.push(claim),
-                None => self.empty_run(placed, run_start, core::mem::take(&mut run))?,
-            }
+            emptying.page(page);
         }
-        self.empty_run(placed, run_start, run)
+        emptying.finish()
     }
 
     /// The claim on a page that was mapped; scratch is lifted at once.
@@ -437,19 +444,17 @@ impl Shared {
         }
     }
 
+    /// Unmaps claimed pages and gives their memory back; if the system refuses, they stay.
     fn empty_run(
         &self,
         placed: &Placed,
-        first: PageIndex,
+        pages: PageRange,
         claims: Vec<Claim<'_>>,
     ) -> Result<(), OsError> {
-        let count = u32::try_from(claims.len()).unwrap_or(u32::MAX);
-        let Some(pages) = PageRange::new(first, count) else {
-            return Ok(());
-        };
+        assert_eq!(claims.len(), pages.len() as usize, "a claim a page");
         let done = self.hide(placed, pages).and_then(|()| {
-            let len = u64::from(count) * PAGE_SIZE;
-            self.file.punch(placed.host.file_offset(first), len)
+            let len = u64::from(pages.len()) * PAGE_SIZE;
+            self.file.punch(placed.host.file_offset(pages.first()), len)
         });
         if done.is_err() {
             // Still reachable, or not zeroed: the pages stay allocated.
@@ -460,7 +465,7 @@ impl Shared {
             return done;
         }
         claims.into_iter().for_each(Claim::release);
-        self.uncharge(count);
+        self.uncharge(pages.len());
         Ok(())
     }
 
@@ -475,6 +480,80 @@ impl Drop for Shared {
         // The area becomes reserved and empty again: real pages, scratch and all. The file, and
         // with it all memory, goes with its last view.
         self.reservation.unclaim(self.area);
+    }
+}
+
+/// A range on its way to being empty: runs of claimed pages are unmapped together, and runs
+/// of empty ones are reported together.
+struct Emptying<'a, F: FnMut(PageRange)> {
+    shared: &'a Shared,
+    placed: &'a Placed,
+    /// Claims on the pages from `first` on.
+    claims: Vec<Claim<'a>>,
+    first: PageIndex,
+    /// Pages that are empty and not reported yet.
+    empty: Option<PageRange>,
+    emptied: F,
+    result: Result<(), OsError>,
+}
+
+impl<F: FnMut(PageRange)> Emptying<'_, F> {
+    fn page(&mut self, page: PageIndex) {
+        match self.shared.clear_entry(page) {
+            Ok(Some(claim)) => {
+                if self.claims.is_empty() {
+                    self.first = page;
+                }
+                self.claims.push(claim);
+            }
+            Ok(None) => {
+                self.unmap();
+                self.found_empty(page.into());
+            }
+            Err(error) => {
+                self.unmap();
+                self.refused(error);
+            }
+        }
+    }
+
+    fn unmap(&mut self) {
+        let claims = core::mem::take(&mut self.claims);
+        let count = u32::try_from(claims.len()).unwrap_or(u32::MAX);
+        let Some(pages) = PageRange::new(self.first, count) else {
+            return;
+        };
+        match self.shared.empty_run(self.placed, pages, claims) {
+            Ok(()) => self.found_empty(pages),
+            Err(error) => self.refused(error),
+        }
+    }
+
+    fn found_empty(&mut self, pages: PageRange) {
+        match self.empty.and_then(|before| before.joined(pages)) {
+            Some(both) => self.empty = Some(both),
+            None => {
+                self.report();
+                self.empty = Some(pages);
+            }
+        }
+    }
+
+    fn refused(&mut self, error: OsError) {
+        self.report();
+        self.result = self.result.and(Err(error));
+    }
+
+    fn report(&mut self) {
+        if let Some(pages) = self.empty.take() {
+            (self.emptied)(pages);
+        }
+    }
+
+    fn finish(mut self) -> Result<(), OsError> {
+        self.unmap();
+        self.report();
+        self.result
     }
 }
 

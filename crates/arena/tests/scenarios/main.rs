@@ -14,5 +14,6 @@ mod model;
 mod pool;
 mod recovery;
 mod signals;
+mod slab;
 mod stress;
 mod users;

@@ -80,9 +80,12 @@ fn arenas_come_and_go_while_others_fault() {
             }
         });
         let _scope = scope(&steady);
-        while !churn.is_finished() {
+        loop {
             steady.ptr::<u8>(offset(2, 0)).write(1);
             steady.free_pages(user(2), 1).unwrap();
+            if churn.is_finished() {
+                break;
+            }
         }
     });
     assert!(steady.faults_recovered() > 0);
