@@ -69,6 +69,12 @@ pub enum AllocError {
     /// A child made by fork has no arena.
     #[error("the arena belongs to another process")]
     Forked,
+    /// It was to fail (see [`crate::Injection`]).
+    #[error("allocation {number} was injected to fail")]
+    Injected {
+        /// Its number, from 1.
+        number: u64,
+    },
 }
 
 /// Why pages were not freed.
@@ -195,9 +201,7 @@ impl Arena {
             range.ok_or(AllocError::Address { address, page_cnt })
         });
         let exact = exact.transpose()?;
-        if !self.shared.is_owner() {
-            return Err(AllocError::Forked);
-        }
+        self.admit()?;
         let mut space = self
             .locked_space(placed, context)
             .map_err(AllocError::Lock)?;
@@ -217,9 +221,7 @@ impl Arena {
         own: impl FnOnce(PageRange),
     ) -> Result<PageRange, AllocError> {
         let placed = self.check_count(page_cnt)?;
-        if !self.shared.is_owner() {
-            return Err(AllocError::Forked);
-        }
+        self.admit()?;
         let mut space = self
             .locked_space(placed, Context::NonSleepable)
             .map_err(AllocError::Lock)?;
@@ -260,6 +262,15 @@ impl Arena {
             });
         }
         self.shared.placed.get().ok_or(AllocError::NoWindow)
+    }
+
+    /// Whether this process may allocate, and this allocation is not to fail.
+    fn admit(&self) -> Result<(), AllocError> {
+        if !self.shared.is_owner() {
+            return Err(AllocError::Forked);
+        }
+        let injected = self.shared.injected.alloc();
+        injected.map_err(|number| AllocError::Injected { number })
     }
 
     fn take_exact(

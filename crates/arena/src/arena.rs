@@ -20,6 +20,7 @@ use harena_arena_fault::{
     WindowPage,
 };
 
+use crate::inject::Injection;
 use crate::lock::OwnedLock;
 use crate::range_tree::RangeTree;
 use crate::reservation::{Reservation, reserve_at};
@@ -59,6 +60,17 @@ pub struct Arena {
     pub(crate) space: OwnedLock<RangeTree>,
     /// Small objects; made when they are first asked for.
     pub(crate) slab: OnceLock<Slab>,
+}
+
+/// An arena's memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MemoryUse {
+    /// Pages that programs, host or user have in use: what the byte limit counts.
+    pub pages: u64,
+    /// Pages that may be in use at a time.
+    pub pages_max: u64,
+    /// Bytes of memory behind pages that were touched, and behind the scratch page.
+    pub resident_bytes: u64,
 }
 
 /// Why a user window or view could not be set up.
@@ -363,6 +375,27 @@ impl Arena {
     #[must_use]
     pub fn pages_in_use(&self) -> u32 {
         self.shared.pages_in_use()
+    }
+
+    /// Makes allocations fail on purpose from now on, and forgets what was asked before.
+    pub fn inject(&self, injection: &Injection) {
+        self.shared.injected.set(injection);
+    }
+
+    /// Allocations that failed on purpose since [`Arena::inject`].
+    #[must_use]
+    pub fn injected_failures(&self) -> u64 {
+        self.shared.injected.failures()
+    }
+
+    /// What the arena uses and may use. The file's size is asked of the system.
+    pub fn memory_use(&self) -> Result<MemoryUse, OsError> {
+        let pages = u64::from(self.pages_in_use());
+        Ok(MemoryUse {
+            pages,
+            pages_max: u64::from(self.shared.spec.page_limit()),
+            resident_bytes: self.shared.file.resident()?,
+        })
     }
 
     /// Faults of host code that were recovered so far.

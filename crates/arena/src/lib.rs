@@ -35,6 +35,7 @@
 mod alloc;
 mod arena;
 mod handler;
+mod inject;
 mod lock;
 #[expect(unsafe_code, reason = "typed access to arena memory")]
 mod mem;
@@ -50,12 +51,13 @@ mod sys;
 mod view;
 
 pub use alloc::{AllocError, FreeError, ReservePagesError};
-pub use arena::{ARENA_AREA, Arena, Segv, UserMapError};
+pub use arena::{ARENA_AREA, Arena, MemoryUse, Segv, UserMapError};
 pub use handler::{AltStack, UninstallError, uninstall_fault_handler};
 pub use harena_arena_fault::{
     Access, ArenaId, EntryState, GUARD_SIZE, HALF_GUARD, KERN_VM_SIZE, PageRange, ProgramTag,
     Report, WINDOW_PAGES, WINDOW_SIZE, WindowPage,
 };
+pub use inject::{FailedAllocs, Injection};
 pub use lock::LockError;
 pub use mem::{ArenaPtr, CopyError, Plain};
 pub use pool::{POOL_GRANULE, POOL_GROWTH_PAGES, Pool, PoolError, PoolFreeError};

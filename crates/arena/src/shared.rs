@@ -28,6 +28,7 @@ use harena_arena_fault::{
     PageRange, Report, ReportRing, ScratchRing, WINDOW_PAGES, WINDOW_SIZE, WindowPage,
 };
 
+use crate::inject::Injected;
 use crate::reservation::Reservation;
 use crate::spec::ArenaSpec;
 use crate::sys::{MemFile, OsError, Protection, Span, Table, process_id};
@@ -90,6 +91,7 @@ pub(crate) struct Shared {
     /// Ranges whose free was put off.
     pub(crate) deferred: PageList<Table<Link>>,
     pages_in_use: AtomicU32,
+    pub(crate) injected: Injected,
     /// A child made by fork has our memory, but not our mappings.
     owner_process: i32,
 }
@@ -117,6 +119,7 @@ impl Shared {
             touched: PageList::new(Table::zeroed(PageIndex::COUNT as usize)?),
             deferred: PageList::new(Table::zeroed(PageIndex::COUNT as usize)?),
             pages_in_use: AtomicU32::new(0),
+            injected: Injected::default(),
             owner_process: process_id(),
         })
     }
@@ -283,7 +286,7 @@ impl Shared {
     /// Makes one claimed page real without the allocator's lock.
     fn fill(&self, placed: &Placed, page: PageIndex, claim: Claim<'_>) -> Outcome {
         let pages = PageRange::from(page);
-        if !self.charge(1) {
+        if self.injected.alloc().is_err() || !self.charge(1) {
             claim.release();
             return Outcome::Forward;
         }
@@ -301,18 +304,20 @@ impl Shared {
     }
 
     fn expose(&self, placed: &Placed, pages: PageRange) -> Result<(), OsError> {
-        let done = placed
-            .host
-            .expose(pages)
-            .and_then(|()| match self.user.get() {
-                Some(user) => user.expose(pages),
-                None => Ok(()),
-            });
+        let done = self
+            .injected
+            .map(pages)
+            .and_then(|()| self.show(placed, pages));
         if done.is_err() {
             // Half exposed pages must not be seen empty. The claims still keep others off.
             let _ = self.hide(placed, pages);
         }
         done
+    }
+
+    fn show(&self, placed: &Placed, pages: PageRange) -> Result<(), OsError> {
+        placed.host.expose(pages)?;
+        self.user.get().map_or(Ok(()), |user| user.expose(pages))
     }
 
     /// Counts pages that come into use; false at the limit.
@@ -457,8 +462,8 @@ impl Shared {
             self.file.punch(placed.host.file_offset(pages.first()), len)
         });
         if done.is_err() {
-            // Still reachable, or not zeroed: the pages stay allocated.
-            let _ = self.expose(placed, pages);
+            // Still reachable, or not zeroed: the pages stay allocated, and shown.
+            let _ = self.show(placed, pages);
             for claim in claims {
                 claim.settle(Filled::Page);
             }
@@ -470,6 +475,7 @@ impl Shared {
     }
 
     fn hide(&self, placed: &Placed, pages: PageRange) -> Result<(), OsError> {
+        self.injected.unmap(pages)?;
         placed.host.hide(pages)?;
         self.user.get().map_or(Ok(()), |user| user.hide(pages))
     }

@@ -137,6 +137,10 @@ impl MemFile {
         Ok(Self)
     }
 
+    pub(crate) fn resident(&self) -> Result<u64, OsError> {
+        Ok(0)
+    }
+
     pub(crate) fn punch(&self, _offset: u64, _len: u64) -> Result<(), OsError> {
         Ok(())
     }

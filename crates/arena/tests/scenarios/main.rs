@@ -10,6 +10,7 @@ mod allocation;
 mod common;
 mod creation;
 mod fallback;
+mod injection;
 mod model;
 mod pool;
 mod recovery;

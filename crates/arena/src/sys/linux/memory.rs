@@ -268,6 +268,13 @@ impl MemFile {
         Ok(Self { fd })
     }
 
+    /// Bytes of memory that the file holds.
+    pub(crate) fn resident(&self) -> Result<u64, OsError> {
+        const BLOCK: u64 = 512;
+        let stat = rustix::fs::fstat(&self.fd).map_err(|error| os_error("fstat", 0, error))?;
+        Ok(u64::try_from(stat.st_blocks).unwrap_or(0) * BLOCK)
+    }
+
     /// Gives the memory of a part back; it reads as zeroes afterwards.
     pub(crate) fn punch(&self, offset: u64, len: u64) -> Result<(), OsError> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
