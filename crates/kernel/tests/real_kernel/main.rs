@@ -6,12 +6,10 @@
 //! contexts and what the user side reads must be equal. What Linux 6.18 answered is kept in
 //! `linux-6.18.txt`, and ours is compared with that everywhere.
 
-mod live;
 mod ours;
 mod scenarios;
-mod sys;
 
-use live::{LiveMachine, LiveSymbols};
+use harena_testkit::{LiveMachine, LiveSymbols};
 use ours::OurMachine;
 use scenarios::{REFUSED, SCENARIOS, Scenario, play};
 

@@ -6,9 +6,10 @@ use std::ptr;
 use harena_abi::{Cpu, KernAddr, SimTime, Tid};
 use harena_bpf::Object;
 use harena_kernel::{Kernel, write_map_objects};
+use harena_testkit::CONTEXT_WORDS;
 use harena_vm::{Abort, Call, CurrentTask, Host, ProgId, RunArgs, TimerArm, TimerId, Vm, VmConfig};
 
-use crate::scenarios::{CONTEXT_WORDS, Machine};
+use crate::scenarios::Machine;
 
 /// A test object loaded into our engine.
 pub(crate) struct OurMachine {

@@ -1,5 +1,7 @@
 //! What is done to each machine: the arena test programs, and the user side between them.
 
+use harena_testkit::{CONTEXT_WORDS, LiveMachine};
+
 /// One thing that happens to a machine.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Step {
@@ -132,8 +134,19 @@ pub(crate) trait Machine {
     fn read(&mut self, offset: u64) -> u64;
 }
 
-/// `struct arena_ctx`.
-pub(crate) const CONTEXT_WORDS: usize = 16;
+impl Machine for LiveMachine {
+    fn run(&mut self, program: &str, context: &mut [u64; CONTEXT_WORDS]) -> Option<u32> {
+        Self::run(self, program, context)
+    }
+
+    fn write(&mut self, offset: u64, value: u64) {
+        Self::write(self, offset, value);
+    }
+
+    fn read(&mut self, offset: u64) -> u64 {
+        Self::read(self, offset)
+    }
+}
 
 /// Plays a scenario; one line for each step. A refused program's line says so.
 pub(crate) fn play(scenario: &Scenario, machine: &mut dyn Machine) -> Vec<String> {

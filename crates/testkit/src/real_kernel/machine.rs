@@ -1,4 +1,5 @@
-//! The kernel this test runs on, if it lets us: our loader against its BTF and its verifier.
+//! A test object in the running kernel, if that lets us: our loader against its BTF and its
+//! verifier.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -10,19 +11,22 @@ use harena_bpf::{
     MapType, Object, isa,
 };
 
-use crate::scenarios::{CONTEXT_WORDS, Machine};
-use crate::sys::{self, UserMapping};
+use super::sys::{self, UserMapping};
+
+/// Words of the context of test programs: `struct arena_ctx`.
+pub const CONTEXT_WORDS: usize = 16;
 
 const BTF_FILE: &str = "/sys/kernel/btf/vmlinux";
 
 /// The running kernel's types; a kfunc's number is its BTF id.
-pub(crate) struct LiveSymbols {
+#[derive(Debug)]
+pub struct LiveSymbols {
     btf: Btf,
 }
 
 impl LiveSymbols {
     /// Or why there are none.
-    pub(crate) fn read() -> Result<Self, String> {
+    pub fn read() -> Result<Self, String> {
         let bytes = std::fs::read(BTF_FILE).map_err(|error| format!("{BTF_FILE}: {error}"))?;
         let btf = Btf::parse(&bytes).map_err(|error| format!("{BTF_FILE}: {error}"))?;
         Ok(Self { btf })
@@ -52,7 +56,8 @@ impl KernelSymbols for LiveSymbols {
 }
 
 /// A test object loaded into the running kernel.
-pub(crate) struct LiveMachine {
+#[derive(Debug)]
+pub struct LiveMachine {
     programs: BTreeMap<String, Result<OwnedFd, String>>,
     user: UserMapping,
     _arena: OwnedFd,
@@ -60,7 +65,7 @@ pub(crate) struct LiveMachine {
 
 impl LiveMachine {
     /// Or why this kernel cannot be used at all.
-    pub(crate) fn load(object: &[u8], symbols: &LiveSymbols) -> Result<Self, String> {
+    pub fn load(object: &[u8], symbols: &LiveSymbols) -> Result<Self, String> {
         let object = Object::parse("arena test", object).map_err(|error| error.to_string())?;
         let linked = object.link(symbols).map_err(|error| error.to_string())?;
         let map = arena_of(&linked);
@@ -92,13 +97,38 @@ impl LiveMachine {
     }
 
     /// What the verifier says of the programs it refused.
-    pub(crate) fn refusals(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub fn refusals(&self) -> impl Iterator<Item = (&str, &str)> {
         self.programs
             .iter()
             .filter_map(|(name, program)| match program {
                 Ok(_) => None,
                 Err(log) => Some((name.as_str(), log.as_str())),
             })
+    }
+
+    /// Runs a program, which may change the context; `None` if this kernel refused it.
+    pub fn run(&mut self, program: &str, context: &mut [u64; CONTEXT_WORDS]) -> Option<u32> {
+        let program = self
+            .programs
+            .get(program)
+            .expect("the object has this program");
+        let program = program.as_ref().ok()?;
+        let mut bytes: Vec<u8> = context.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let ret = sys::run(program, &mut bytes).expect("a loaded program runs");
+        for (word, bytes) in context.iter_mut().zip(bytes.chunks_exact(8)) {
+            *word = u64::from_ne_bytes(bytes.try_into().expect("eight bytes"));
+        }
+        Some(ret)
+    }
+
+    /// Writes a word from the user side.
+    pub fn write(&mut self, offset: u64, value: u64) {
+        self.user.write(offset, value);
+    }
+
+    /// Reads a word from the user side.
+    pub fn read(&mut self, offset: u64) -> u64 {
+        self.user.read(offset)
     }
 }
 
@@ -124,28 +154,4 @@ fn load_program(program: &LinkedProgram, arena: &OwnedFd) -> Result<OwnedFd, Str
         }
     }
     sys::load_syscall_program(&isa::encode(&insns))
-}
-
-impl Machine for LiveMachine {
-    fn run(&mut self, program: &str, context: &mut [u64; CONTEXT_WORDS]) -> Option<u32> {
-        let program = self
-            .programs
-            .get(program)
-            .expect("the object has this program");
-        let program = program.as_ref().ok()?;
-        let mut bytes: Vec<u8> = context.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        let ret = sys::run(program, &mut bytes).expect("a loaded program runs");
-        for (word, bytes) in context.iter_mut().zip(bytes.chunks_exact(8)) {
-            *word = u64::from_ne_bytes(bytes.try_into().expect("eight bytes"));
-        }
-        Some(ret)
-    }
-
-    fn write(&mut self, offset: u64, value: u64) {
-        self.user.write(offset, value);
-    }
-
-    fn read(&mut self, offset: u64) -> u64 {
-        self.user.read(offset)
-    }
 }

@@ -1,4 +1,4 @@
-//! The few `bpf(2)` calls that the comparison needs, and the arena's user mapping.
+//! The few `bpf(2)` calls that are needed, and the arena's user mapping.
 //!
 //! Attributes are laid out by hand, as bytes at the offsets that the kernel's interface fixes:
 //! each command reads the length it is given and takes the rest as zero.
@@ -64,7 +64,7 @@ impl Attr {
 }
 
 /// Creates an arena of `pages` pages whose window begins at `user_vm_start`.
-pub(crate) fn create_arena(pages: u32, map_flags: u32, user_vm_start: u64) -> io::Result<OwnedFd> {
+pub(super) fn create_arena(pages: u32, map_flags: u32, user_vm_start: u64) -> io::Result<OwnedFd> {
     const BPF_MAP_TYPE_ARENA: u32 = 33;
     Attr::new()
         .u32(0, BPF_MAP_TYPE_ARENA)
@@ -75,7 +75,7 @@ pub(crate) fn create_arena(pages: u32, map_flags: u32, user_vm_start: u64) -> io
 }
 
 /// Loads a `syscall` program; the verifier's last words on failure.
-pub(crate) fn load_syscall_program(code: &[u8]) -> Result<OwnedFd, String> {
+pub(super) fn load_syscall_program(code: &[u8]) -> Result<OwnedFd, String> {
     let attr = Attr::new()
         .u32(0, BPF_PROG_TYPE_SYSCALL)
         .u32(
@@ -105,7 +105,7 @@ pub(crate) fn load_syscall_program(code: &[u8]) -> Result<OwnedFd, String> {
 }
 
 /// Runs a `syscall` program; the kernel writes the context back in place.
-pub(crate) fn run(program: &OwnedFd, context: &mut [u8]) -> io::Result<u32> {
+pub(super) fn run(program: &OwnedFd, context: &mut [u8]) -> io::Result<u32> {
     let fd = u32::try_from(program.as_raw_fd()).expect("descriptors are not negative");
     let mut attr = Attr::new()
         .u32(0, fd)
@@ -121,13 +121,13 @@ pub(crate) fn run(program: &OwnedFd, context: &mut [u8]) -> io::Result<u32> {
 
 /// The user side of a kernel's arena, at its fixed address.
 #[derive(Debug)]
-pub(crate) struct UserMapping {
+pub(super) struct UserMapping {
     base: *mut u64,
     bytes: usize,
 }
 
 impl UserMapping {
-    pub(crate) fn new(arena: &OwnedFd, user_vm_start: u64, bytes: usize) -> io::Result<Self> {
+    pub(super) fn new(arena: &OwnedFd, user_vm_start: u64, bytes: usize) -> io::Result<Self> {
         let address = usize::try_from(user_vm_start).expect("addresses have 64 bits");
         // SAFETY: MAP_FIXED_NOREPLACE takes no address that is in use, so nothing that Rust knows
         // of is touched.
@@ -161,12 +161,12 @@ impl UserMapping {
         unsafe { AtomicU64::from_ptr(word) }
     }
 
-    pub(crate) fn read(&self, offset: u64) -> u64 {
+    pub(super) fn read(&self, offset: u64) -> u64 {
         // Relaxed: programs run on this thread, inside a system call.
         self.word(offset).load(Ordering::Relaxed)
     }
 
-    pub(crate) fn write(&self, offset: u64, value: u64) {
+    pub(super) fn write(&self, offset: u64, value: u64) {
         // Relaxed: as in `read`.
         self.word(offset).store(value, Ordering::Relaxed);
     }

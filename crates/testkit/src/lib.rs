@@ -1,0 +1,8 @@
+//! What tests and benchmarks of several crates share; no crate uses it but for these.
+//!
+//! So far that is the kernel they run on: [`LiveMachine`] loads a test object into it through
+//! `bpf(2)`, so that tests can compare answers and benchmarks can compare times.
+
+mod real_kernel;
+
+pub use real_kernel::{CONTEXT_WORDS, LiveMachine, LiveSymbols};
