@@ -8,6 +8,7 @@
     reason = "a command line tool reports on its standard output"
 )]
 
+mod bench;
 mod objects;
 mod run;
 mod scx_headers;
@@ -35,6 +36,12 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Measure against peers: `bench arena [--format text|json] [--small] [--filter CASE]`.
+    Bench {
+        /// A suite and its options.
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Build our BPF sources against the headers that the scx project publishes.
     ScxHeaders,
 }
@@ -45,6 +52,7 @@ fn main() -> anyhow::Result<()> {
         Command::Tidy => tidy::tidy(),
         Command::Objects { check: false } => objects::build(),
         Command::Objects { check: true } => objects::check(),
+        Command::Bench { arguments } => bench::bench(&arguments),
         Command::ScxHeaders => scx_headers::check(),
     }
 }

@@ -51,8 +51,23 @@ const EVERYTHING: &[&str] = &[
     "report",
 ];
 
-/// The table of the design document.
-const LAYERS: [Layer; 14] = [
+const EVERYTHING_AND_TESTKIT: &[&str] = &[
+    "abi",
+    "arena-fault",
+    "arena",
+    "bpf",
+    "jit",
+    "vm",
+    "scx",
+    "kernel",
+    "sim",
+    "trace",
+    "report",
+    "testkit",
+];
+
+/// The table of the design document, and the benchmarks.
+const LAYERS: [Layer; 15] = [
     layer("abi", true, &[]),
     layer("arena-fault", false, &["abi"]),
     layer("arena", false, &["abi", "arena-fault"]),
@@ -66,6 +81,7 @@ const LAYERS: [Layer; 14] = [
     layer("report", true, &["abi", "trace"]),
     layer("cli", true, EVERYTHING),
     layer("testkit", false, EVERYTHING),
+    layer("bench", false, EVERYTHING_AND_TESTKIT),
     layer("xtask", true, &[]),
 ];
 
