@@ -5,7 +5,7 @@
 
 use std::hint::black_box;
 
-use harena_abi::ArenaOffset;
+use harena_abi::{ArenaOffset, UserAddr};
 use harena_arena::{Arena, ArenaPtr};
 
 use super::bare::Mapping;
@@ -27,19 +27,17 @@ pub(super) fn run(suite: &mut Suite) -> Result<(), BenchError> {
     let at = arena
         .alloc_pages(None, PAGES, 0)
         .map_err(BenchError::setup("allocating pages"))?;
-    let ours = ArenaWords(arena.ptr(ArenaOffset::of(at)));
+    let ours = ArenaWords {
+        arena: &arena,
+        first: arena.ptr(ArenaOffset::of(at)),
+    };
     let memory = Mapping::anonymous(PAGES as usize * PAGE)?;
     let plain = PlainWords(memory.base().cast());
-    let mut numbers = Numbers::new(3);
-    for index in 0..WORDS {
-        let value = numbers.next_u64();
-        ours.0.index(index).write(value);
-        plain.write(index, value);
-    }
     for (case, loops) in [
-        ("access: read, sequential", Loop::Sequential),
-        ("access: read, random", Loop::Random),
-        ("access: read, each names the next", Loop::Chase),
+        ("access: array, in sequence", Loop::Sequence),
+        ("access: array, at random", Loop::Random),
+        ("access: pointers handed in, at random", Loop::HandedIn),
+        ("access: list, each word points to the next", Loop::List),
     ] {
         if suite.wants(case) {
             dereference(suite, case, loops, (ours, plain))?;
@@ -50,40 +48,76 @@ pub(super) fn run(suite: &mut Suite) -> Result<(), BenchError> {
     cmask(suite, &arena, 8192)
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Loop {
-    Sequential,
+    Sequence,
     Random,
-    Chase,
+    HandedIn,
+    List,
 }
 
-/// Words that can be read.
+/// Words that can be read, by index or by address.
 trait Words: Copy {
+    /// The address of a word, as it is kept in memory.
+    fn address(self, index: u32) -> u64;
+    fn write(self, index: u32, value: u64);
+    fn at(self, address: u64) -> u64;
     fn word(self, index: u32) -> u64;
 }
 
+/// Addresses are the user's, which is what programs keep and hand in.
 #[derive(Clone, Copy)]
-struct ArenaWords<'a>(ArenaPtr<'a, u64>);
+struct ArenaWords<'a> {
+    arena: &'a Arena,
+    first: ArenaPtr<'a, u64>,
+}
 
 impl Words for ArenaWords<'_> {
+    fn address(self, index: u32) -> u64 {
+        self.arena.user_addr(self.first.index(index).offset()).raw()
+    }
+
+    fn write(self, index: u32, value: u64) {
+        self.first.index(index).write(value);
+    }
+
+    #[inline(always)]
+    fn at(self, address: u64) -> u64 {
+        let offset = ArenaOffset::of(UserAddr::new(address));
+        self.arena.ptr::<u64>(offset).read()
+    }
+
     #[inline(always)]
     fn word(self, index: u32) -> u64 {
-        self.0.index(index).read()
+        self.first.index(index).read()
     }
 }
 
 #[derive(Clone, Copy)]
 struct PlainWords(*mut u64);
 
-impl PlainWords {
+impl Words for PlainWords {
+    fn address(self, index: u32) -> u64 {
+        self.0.wrapping_add(index as usize).expose_provenance() as u64
+    }
+
     fn write(self, index: u32, value: u64) {
         let word = self.0.wrapping_add(index as usize);
         // SAFETY: the loops stay below `WORDS`, the length of the mapping, which outlives them.
         unsafe { word.write_volatile(value) }
     }
-}
 
-impl Words for PlainWords {
+    #[inline(always)]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "an address of this process"
+    )]
+    fn at(self, address: u64) -> u64 {
+        let word = core::ptr::with_exposed_provenance::<u64>(address as usize);
+        // SAFETY: all addresses are those that `address` gave, of words of the mapping.
+        unsafe { word.read_volatile() }
+    }
+
     #[inline(always)]
     fn word(self, index: u32) -> u64 {
         let word = self.0.wrapping_add(index as usize);
@@ -100,26 +134,54 @@ fn dereference(
 ) -> Result<(), BenchError> {
     let plan = suite.plan(1 << 20, 1 << 14);
     let mut contenders = [
-        Contender::timed("arena pointer", |ops| read(loops, black_box(ours), ops)),
-        Contender::timed("plain pointer", |ops| read(loops, black_box(plain), ops)),
+        contender("arena pointer", loops, ours),
+        contender("plain pointer", loops, plain),
     ];
     let medians = race(case, plan, &mut contenders)?;
     suite.first_against_others(case, &medians, |_| Some(DEREFERENCE_MAX));
     Ok(())
 }
 
-fn read<W: Words>(loops: Loop, words: W, ops: u64) -> u64 {
-    match loops {
-        Loop::Sequential => sequential(words, ops),
-        Loop::Random => random(words, ops),
-        Loop::Chase => chase(words, ops),
+fn contender<'a, W: Words + 'a>(name: &str, loops: Loop, words: W) -> Contender<'a> {
+    let order = random_order();
+    let addresses: Vec<u64> = order.iter().map(|index| words.address(*index)).collect();
+    fill(words, loops, &order);
+    Contender::timed(name, move |ops| {
+        let rounds = ops / u64::from(WORDS);
+        let words = black_box(words);
+        match loops {
+            Loop::Sequence => sequence(words, rounds),
+            Loop::Random => random(words, ops),
+            Loop::HandedIn => handed_in(words, &addresses, rounds),
+            Loop::List => list(words, words.address(order[0]), ops) - words.address(0),
+        }
+    })
+}
+
+/// Each word once, in a random order that is the same for all.
+fn random_order() -> Vec<u32> {
+    let mut order: Vec<u32> = (0..WORDS).collect();
+    let mut numbers = Numbers::new(5);
+    for last in (1..WORDS).rev() {
+        order.swap(last as usize, numbers.below(last + 1) as usize);
+    }
+    order
+}
+
+fn fill<W: Words>(words: W, loops: Loop, order: &[u32]) {
+    let next = order.iter().cycle().skip(1);
+    for (at, next) in order.iter().zip(next) {
+        match loops {
+            Loop::List => words.write(*at, words.address(*next)),
+            Loop::Sequence | Loop::Random | Loop::HandedIn => words.write(*at, u64::from(*next)),
+        }
     }
 }
 
 #[inline(never)]
-fn sequential<W: Words>(words: W, ops: u64) -> u64 {
+fn sequence<W: Words>(words: W, rounds: u64) -> u64 {
     let mut sum = 0u64;
-    for _ in 0..ops / u64::from(WORDS) {
+    for _ in 0..rounds {
         for index in 0..WORDS {
             sum = sum.wrapping_add(words.word(index));
         }
@@ -138,37 +200,45 @@ fn random<W: Words>(words: W, ops: u64) -> u64 {
 }
 
 #[inline(never)]
-#[expect(clippy::cast_possible_truncation, reason = "any low bits will do")]
-fn chase<W: Words>(words: W, ops: u64) -> u64 {
-    let mut at = 0u64;
-    for step in 0..ops {
-        // The step keeps it out of a short cycle.
-        at = words.word((at as u32).wrapping_add(step as u32) % WORDS);
+fn handed_in<W: Words>(words: W, addresses: &[u64], rounds: u64) -> u64 {
+    let mut sum = 0u64;
+    for _ in 0..rounds {
+        for address in addresses {
+            sum = sum.wrapping_add(words.at(*address));
+        }
     }
-    at
+    sum
 }
 
-/// Counts the bits of a mask of `nr_cids` cids: in place, and in the ways it was done before.
+#[inline(never)]
+fn list<W: Words>(words: W, first: u64, ops: u64) -> u64 {
+    (0..ops).fold(first, |address, _| words.at(address))
+}
+
+/// Finds the first cid of a mask of `nr_cids`, the last one being its only one: in place, and in
+/// the ways it was done before.
 fn cmask(suite: &mut Suite, arena: &Arena, nr_cids: u32) -> Result<(), BenchError> {
-    let case = format!("access: cmask of {nr_cids} cids");
+    let case = format!("access: cmask of {nr_cids} cids, find the next");
     if !suite.wants(&case) {
         return Ok(());
     }
     let words = nr_cids / 64;
     let mask = arena.ptr::<u64>(ArenaOffset::new(0));
+    (0..words).for_each(|word| mask.index(word).write(0));
+    mask.index(words - 1).write(1 << 63);
     let window = u64::from(arena.spec().max_entries) << 12;
-    let plan = suite.plan((1 << 18) / u64::from(words), 4);
+    let plan = suite.plan((1 << 19) / u64::from(words), 4);
     let mut buffer = vec![0u64; words as usize];
     let mut contenders = [
         Contender::timed("in place", |ops| {
-            each(ops, || bits_in_place(black_box(mask), words))
+            each(ops, || next_in_place(black_box(mask), black_box(words)))
         }),
         Contender::timed("copied by checked word reads", |ops| {
-            each(ops, || bits_of_copy(arena, black_box(mask), &mut buffer))
+            each(ops, || next_in_copy(arena, black_box(mask), &mut buffer))
         }),
         Contender::timed("in place, each word's bounds checked", |ops| {
             each(ops, || {
-                bits_checked(black_box(mask), words, black_box(window))
+                next_checked(black_box(mask), black_box(words), black_box(window))
             })
         }),
     ];
@@ -179,20 +249,27 @@ fn cmask(suite: &mut Suite, arena: &Arena, nr_cids: u32) -> Result<(), BenchErro
     Ok(())
 }
 
-fn each(ops: u64, mut work: impl FnMut() -> u64) -> u64 {
-    (0..ops).fold(0, |sum, _| sum + work())
+fn each(ops: u64, mut work: impl FnMut() -> Option<u32>) -> u64 {
+    (0..ops).fold(0, |sum, _| sum + work().map_or(0, u64::from))
+}
+
+fn first_of(mut words: impl Iterator<Item = u64>) -> Option<u32> {
+    let mut base = 0;
+    words.find_map(|word| {
+        let found = (word != 0).then(|| base + word.trailing_zeros());
+        base += 64;
+        found
+    })
 }
 
 #[inline(never)]
-fn bits_in_place(mask: ArenaPtr<'_, u64>, words: u32) -> u64 {
-    (0..words).fold(0, |sum, word| {
-        sum + u64::from(mask.index(word).read().count_ones())
-    })
+fn next_in_place(mask: ArenaPtr<'_, u64>, words: u32) -> Option<u32> {
+    first_of((0..words).map(|word| mask.index(word).read()))
 }
 
 /// What programs did when they could not read the kernel's memory: a probe read for each word.
 #[inline(never)]
-fn bits_of_copy(arena: &Arena, mask: ArenaPtr<'_, u64>, buffer: &mut [u64]) -> u64 {
+fn next_in_copy(arena: &Arena, mask: ArenaPtr<'_, u64>, buffer: &mut [u64]) -> Option<u32> {
     let mut at = mask.offset();
     for word in buffer.iter_mut() {
         let mut bytes = [0; 8];
@@ -201,18 +278,14 @@ fn bits_of_copy(arena: &Arena, mask: ArenaPtr<'_, u64>, buffer: &mut [u64]) -> u
         }
         at = at.wrapping_add(8);
     }
-    let buffer = black_box(buffer);
-    buffer
-        .iter()
-        .fold(0, |sum, word| sum + u64::from(word.count_ones()))
+    first_of(black_box(buffer).iter().copied())
 }
 
 #[inline(never)]
-fn bits_checked(mask: ArenaPtr<'_, u64>, words: u32, window: u64) -> u64 {
-    (0..words).fold(0, |sum, word| {
+fn next_checked(mask: ArenaPtr<'_, u64>, words: u32, window: u64) -> Option<u32> {
+    first_of((0..words).map(|word| {
         let place = mask.index(word);
         let inside = u64::from(place.offset().raw()) + 8 <= window;
-        let bits = if inside { place.read().count_ones() } else { 0 };
-        sum + u64::from(bits)
-    })
+        if inside { place.read() } else { 0 }
+    }))
 }
