@@ -59,7 +59,7 @@ impl BenchError {
 }
 
 /// What one turn took and gave.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Default, Debug)]
 pub struct Turn {
     /// The time of what counts.
     pub elapsed: Duration,

@@ -15,6 +15,7 @@ fn every_arena_case_gives_equal_results_for_all_contenders() {
         "recovery:",
         "mechanism:",
         "pages:",
+        "slab:",
         "arena:",
         "budget:",
     ] {

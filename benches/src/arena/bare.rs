@@ -236,6 +236,9 @@ pub(super) struct Mapping {
     len: usize,
 }
 
+// SAFETY: the range is plain addresses; memory inside is only reached through raw pointers.
+unsafe impl Sync for Mapping {}
+
 impl Mapping {
     /// Ordinary memory in pages of the base size.
     pub(super) fn anonymous(len: usize) -> Result<Self, BenchError> {

@@ -14,10 +14,12 @@ mod access;
 mod bare;
 mod budget;
 mod common;
+mod heaps;
 mod mechanisms;
 mod pages;
 mod recovery;
 mod scope;
+mod slab;
 mod uffd;
 
 use crate::harness::{BenchError, Suite};
@@ -29,5 +31,6 @@ pub fn run(suite: &mut Suite) -> Result<(), BenchError> {
     recovery::run(suite)?;
     mechanisms::run(suite)?;
     pages::run(suite)?;
+    slab::run(suite)?;
     budget::run(suite)
 }
