@@ -15,8 +15,6 @@ pub(super) const MAGAZINE: usize = 64;
 pub(super) struct Bin {
     /// Objects in the magazine: the first ones of the array.
     pub(super) count: u32,
-    /// Low bits that an object's offset has not.
-    pub(super) mask: u32,
     /// Pages with objects in stock.
     pub(super) listed: PageLink,
     pub(super) pages: u32,
@@ -26,10 +24,9 @@ pub(super) struct Bin {
 }
 
 impl Bin {
-    fn new(class: Class) -> Self {
+    const fn new() -> Self {
         Self {
             count: 0,
-            mask: class.size() - 1,
             listed: PageLink::END,
             pages: 0,
             unused: 0,
@@ -74,12 +71,10 @@ pub(super) struct Bins {
 
 impl Default for Bins {
     fn default() -> Self {
-        let mut classes = Class::all();
-        let of = [(); CLASSES].map(|()| Bin::new(classes.next().expect("there are CLASSES")));
         Self {
             latest: ArenaOffset::new(0),
             latest_class: Class::NONE,
-            of,
+            of: [const { Bin::new() }; CLASSES],
             dying: PageLink::END,
         }
     }

@@ -101,10 +101,9 @@ impl<'a> SlabCache<'a> {
     /// is no room, or if the object is marked as free.
     #[inline]
     fn push(&mut self, at: ArenaOffset) -> Option<()> {
-        let class = self.pages.tag(at)?.class_of_mine(self.slot);
-        let mask = self.bins.of.get(class.index())?.mask;
+        let class = self.pages.tag(at)?.class_of_mine(self.slot, at)?;
         let word = self.memory.at(at);
-        if at.raw() & mask != 0 || word.read() == mark(at) {
+        if word.read() == mark(at) {
             return None;
         }
         self.bins.push(class, at)?;

@@ -117,10 +117,11 @@ impl SlotIndex {
 
 const LARGE_MASK: u32 = (1 << 30) - 1;
 const LARGE: u32 = 1 << 30;
-/// A slab's tag is this, its slot, and eight bits of class.
+/// A slab's tag is this, its slot, and the low bits that its objects' offsets have not.
 const SLAB: u32 = 1 << 31;
-const CLASS_BITS: u32 = 8;
-const CLASS_MASK: u32 = (1 << CLASS_BITS) - 1;
+const LOW_BITS: u32 = SLAB_SIZE_MAX.trailing_zeros();
+const LOW_MASK: u32 = SLAB_SIZE_MAX - 1;
+const _: () = assert!((SLAB_CACHES - 1) << LOW_BITS < SLAB);
 
 impl Tag {
     const fn encode(self) -> u32 {
@@ -130,15 +131,15 @@ impl Tag {
             Self::Released => 2,
             Self::LargeRest => 3,
             Self::Large(pages) => LARGE | pages,
-            Self::Slab(slot, class) => SLAB | (slot.0 << CLASS_BITS) | class.0,
+            Self::Slab(slot, class) => SLAB | (slot.0 << LOW_BITS) | (class.size() - 1),
         }
     }
 
     const fn decode(word: u32) -> Self {
         match word {
             _ if word & SLAB != 0 => {
-                let slot = SlotIndex((word & !SLAB) >> CLASS_BITS);
-                Self::Slab(slot, Class(word & CLASS_MASK))
+                let slot = SlotIndex((word & !SLAB) >> LOW_BITS);
+                Self::Slab(slot, Class::of((word & LOW_MASK) + 1))
             }
             _ if word & LARGE != 0 => Self::Large(word & LARGE_MASK),
             1 => Self::Dying,
@@ -155,12 +156,12 @@ impl Tag {
 pub(crate) struct PageTag(AtomicU32);
 
 impl PageTag {
-    /// The class of the slab, if it is one of this slot; else one without a bin.
+    /// The class of the slab, if it is one of this slot and an object begins at `at`.
     #[inline]
-    pub(super) fn class_of_mine(&self, slot: SlotIndex) -> Class {
+    pub(super) fn class_of_mine(&self, slot: SlotIndex, at: ArenaOffset) -> Option<Class> {
         // Relaxed: if the tag names this slot, this thread is the one that wrote it.
-        let tag = self.0.load(Ordering::Relaxed);
-        Class(tag ^ Tag::Slab(slot, Class(0)).encode())
+        let low = self.0.load(Ordering::Relaxed) ^ (SLAB | (slot.0 << LOW_BITS));
+        (low <= LOW_MASK && at.raw() & low == 0).then(|| Class::of(low.wrapping_add(1)))
     }
 
     pub(super) fn load(&self) -> Tag {
