@@ -59,7 +59,7 @@ pub use harena_arena_fault::{
 };
 pub use inject::{FailedAllocs, Injection};
 pub use lock::LockError;
-pub use mem::{ArenaPtr, CopyError, Plain};
+pub use mem::{ArenaIter, ArenaPtr, ArenaSlice, CopyError, Plain, SliceError};
 pub use pool::{POOL_GRANULE, POOL_GROWTH_PAGES, Pool, PoolError, PoolFreeError};
 pub use reservation::{Reservation, ReserveError};
 pub use scope::{ProgramScope, ScopeError};

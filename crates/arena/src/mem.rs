@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`ArenaPtr`], on a thread that is in a [`crate::ProgramScope`] | recovered through scratch and reported |
 //! | [`ArenaPtr`], elsewhere | crashes, as a bad pointer in a kernel would |
+//! | [`ArenaSlice`] | as [`ArenaPtr`] |
 //! | [`Arena::copy_in`], [`Arena::copy_out`] | an error, as `copy_from_kernel_nofault()` gives |
 //!
 //! The window and its upper guard are reserved as long as the arena lives, so no access of
@@ -15,13 +16,18 @@
 
 use core::fmt;
 use core::marker::PhantomData;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-use harena_abi::{ArenaOffset, Errno, PAGE_SIZE, PageIndex};
-use harena_arena_fault::{Entry, EntryState, HALF_GUARD, Link};
+use harena_abi::{ArenaOffset, Errno, PAGE_SIZE, PageIndex, UserAddr};
+use harena_arena_fault::{Entry, Link};
+use harena_arena_fault::{EntryState, HALF_GUARD};
 
 use crate::arena::Arena;
 use crate::slab::{PageInfo, PageTag};
+
+mod slice;
+
+pub use slice::{ArenaIter, ArenaSlice, SliceError};
 
 mod sealed {
     pub trait Sealed: Copy {}
@@ -67,7 +73,7 @@ impl<T> fmt::Debug for ArenaPtr<'_, T> {
     }
 }
 
-impl<T: Plain> ArenaPtr<'_, T> {
+impl<'a, T: Plain> ArenaPtr<'a, T> {
     /// The place `count` values further; wraps inside the 4 GiB window.
     #[must_use]
     #[expect(
@@ -89,10 +95,89 @@ impl<T: Plain> ArenaPtr<'_, T> {
         Self { offset, ..self }
     }
 
+    /// The place `bytes` bytes further; wraps inside the 4 GiB window.
+    #[must_use]
+    pub fn byte_add(self, bytes: u32) -> Self {
+        Self {
+            offset: self.offset.wrapping_add(bytes),
+            ..self
+        }
+    }
+
+    /// The same place, read and written as another type.
+    #[must_use]
+    pub fn cast<U: Plain>(self) -> ArenaPtr<'a, U> {
+        ArenaPtr {
+            window: self.window,
+            offset: self.offset,
+            place: PhantomData,
+        }
+    }
+
+    /// A field of the structure that begins here: `offset` is `offset_of!` of a `repr(C)`
+    /// structure with the program's layout. There is no reading of whole structures: while
+    /// one field is read, a program may change the next.
+    ///
+    /// A host follows a list that a program built, as far as it trusts its length:
+    ///
+    /// ```
+    /// use core::mem::offset_of;
+    /// use harena_abi::{ArenaOffset, UserAddr};
+    /// use harena_abi::bpf::BPF_F_MMAPABLE;
+    /// use harena_arena::{Arena, ArenaSpec};
+    ///
+    /// /// `struct node { struct node __arena *next; __u32 value; };`
+    /// #[repr(C)]
+    /// struct Node {
+    ///     next: u64,
+    ///     value: u32,
+    /// }
+    ///
+    /// let arena = Arena::create(&ArenaSpec {
+    ///     max_entries: 1,
+    ///     map_flags: BPF_F_MMAPABLE,
+    ///     map_extra: 0x1000_0000_0000,
+    ///     ..ArenaSpec::default()
+    /// })?;
+    /// let page = arena.alloc_pages(None, 1, 0).expect("a page is free");
+    /// // The program's part: two nodes, linked by user addresses.
+    /// let head = arena.ptr::<u8>(ArenaOffset::of(page)).byte_add(64);
+    /// let second = head.byte_add(64);
+    /// head.field::<u64>(offset_of!(Node, next)).write(second.user_addr(&arena).raw());
+    /// head.field::<u32>(offset_of!(Node, value)).write(1);
+    /// second.field::<u32>(offset_of!(Node, value)).write(2);
+    ///
+    /// // The host's part: a list may be a ring, so the walk has a limit of its own.
+    /// let mut sum = 0;
+    /// let mut at = Some(head);
+    /// for _ in 0..100 {
+    ///     let Some(node) = at else { break };
+    ///     sum += node.field::<u32>(offset_of!(Node, value)).read();
+    ///     at = node.field::<u64>(offset_of!(Node, next)).follow();
+    /// }
+    /// assert_eq!(sum, 3);
+    /// # Ok::<(), harena_arena::CreateError>(())
+    /// ```
+    #[must_use]
+    pub fn field<U: Plain>(self, offset: usize) -> ArenaPtr<'a, U> {
+        let bytes = u32::try_from(offset).expect("a structure is smaller than the window");
+        self.byte_add(bytes).cast()
+    }
+
     /// Where in the arena it is.
     #[must_use]
     pub fn offset(self) -> ArenaOffset {
         self.offset
+    }
+
+    /// What a program or a user calls this place: the pointer to store in the arena.
+    #[must_use]
+    pub fn user_addr(self, arena: &Arena) -> UserAddr {
+        debug_assert!(core::ptr::eq(
+            self.window,
+            arena.host_ptr(ArenaOffset::new(0))
+        ));
+        arena.user_addr(self.offset)
     }
 
     #[inline]
@@ -118,6 +203,20 @@ impl<T: Plain> ArenaPtr<'_, T> {
         let place = self.host().cast::<Unaligned<T>>();
         // SAFETY: as in `read`; and no reference exists that the store could invalidate.
         unsafe { place.write_volatile(Unaligned(value)) }
+    }
+}
+
+impl<'a> ArenaPtr<'a, u64> {
+    /// Reads the pointer that a program or a user stored here, and goes where it points: only
+    /// its low 32 bits count, as for the program. `None` if it is NULL.
+    #[must_use]
+    pub fn follow<U: Plain>(self) -> Option<ArenaPtr<'a, U>> {
+        let stored = UserAddr::new(self.read());
+        (!stored.is_null()).then(|| ArenaPtr {
+            window: self.window,
+            offset: ArenaOffset::of(stored),
+            place: PhantomData,
+        })
     }
 }
 
@@ -185,6 +284,8 @@ macro_rules! atomic {
         }
     };
 }
+atomic!(u8, AtomicU8);
+atomic!(u16, AtomicU16);
 atomic!(u32, AtomicU32);
 atomic!(u64, AtomicU64);
 

@@ -17,4 +17,5 @@ mod recovery;
 mod signals;
 mod slab;
 mod stress;
+mod typed;
 mod users;
