@@ -9,6 +9,7 @@
 mod allocation;
 mod common;
 mod creation;
+mod examples;
 mod fallback;
 mod injection;
 mod model;
