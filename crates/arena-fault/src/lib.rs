@@ -31,6 +31,9 @@
     )
 )]
 
+#[cfg(shuttle)]
+extern crate std;
+
 mod classify;
 mod entry;
 mod extable;

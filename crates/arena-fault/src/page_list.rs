@@ -200,7 +200,7 @@ impl<T: AsRef<[Link]>> PageList<T> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
 

@@ -17,15 +17,21 @@ use crate::sync::{AtomicPtr, AtomicU32, AtomicUsize, Ordering, const_unless_loom
 use crate::thread::{Depth, EnterError, Running, ThreadKey, ThreadTable};
 
 /// Arenas that may live at the same time in one process.
-pub const ARENAS_MAX: usize = 256;
+pub const ARENAS_MAX: usize = if cfg!(shuttle) { 2 } else { 256 };
 
 const LIVE: u32 = 1 << 31;
 const CLAIMED: u32 = 1 << 30;
 const PINS: u32 = CLAIMED - 1;
 
 /// The registry of this process.
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 pub static REGISTRY: Registry = Registry::new();
+
+#[cfg(shuttle)]
+shuttle::lazy_static! {
+    /// The registry of this execution: shuttle's primitives do not outlive one.
+    pub static ref REGISTRY: Registry = Registry::new();
+}
 
 /// One arena among all that this process ever had (until 2^32 were created in one slot).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -279,7 +285,7 @@ impl Drop for Pin<'_> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
 

@@ -52,7 +52,7 @@ impl<const N: usize> Default for ScratchRing<N> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
 

@@ -1,19 +1,26 @@
-//! The one place that names atomics, so that loom can take their place.
+//! The one place that names atomics, so that model checkers can take their place.
 //!
-//! Under `--cfg loom` the types are loom's, which explore every interleaving; they
-//! cannot be built in a `const`, hence [`const_unless_loom!`].
+//! | `--cfg` | atomics | explores |
+//! |---|---|---|
+//! | none | `core`'s | nothing |
+//! | `loom` | loom's, which cannot be built in a `const`, hence [`const_unless_loom!`] | every interleaving and memory ordering, of few threads |
+//! | `shuttle` | shuttle's | random schedules of many threads; every ordering is `SeqCst` |
 
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 pub(crate) use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+#[cfg(shuttle)]
+pub(crate) use shuttle::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
-/// Tells the processor (or loom's scheduler) that this thread waits for another.
+/// Tells the processor (or the model's scheduler) that this thread waits for another.
 pub(crate) fn spin_hint() {
-    #[cfg(not(loom))]
+    #[cfg(not(any(loom, shuttle)))]
     core::hint::spin_loop();
     #[cfg(loom)]
     loom::thread::yield_now();
+    #[cfg(shuttle)]
+    shuttle::hint::spin_loop();
 }
 
 /// Declares a function that is `const` except under loom.

@@ -19,9 +19,9 @@ use crate::report::ProgramTag;
 use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 /// Threads that may run programs at the same time.
-pub const THREADS_MAX: usize = 256;
+pub const THREADS_MAX: usize = if cfg!(shuttle) { 16 } else { 256 };
 /// Programs that may be nested on one thread.
-pub const DEPTH_MAX: usize = 16;
+pub const DEPTH_MAX: usize = if cfg!(shuttle) { 4 } else { 16 };
 
 /// A number that no other living thread has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -229,7 +229,7 @@ impl Frame {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
 

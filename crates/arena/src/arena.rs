@@ -11,9 +11,6 @@
 //! `kern_vm_start` is a *guest* address: the VM chooses it, so that programs see the same
 //! numbers in every run. An arena of its own uses its host address.
 
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock};
-
 use harena_abi::{ArenaOffset, KernAddr, PAGE_SIZE, PageIndex, UserAddr};
 use harena_arena_fault::{
     ArenaId, EntryState, HALF_GUARD, KERN_VM_SIZE, PageRange, REGISTRY, Report, WINDOW_SIZE,
@@ -27,6 +24,7 @@ use crate::reservation::{Reservation, reserve_at};
 use crate::shared::{Outcome, Placed, Shared};
 use crate::slab::Slab;
 use crate::spec::{ArenaSpec, CreateError};
+use crate::sync::{Arc, OnceLock, Ordering, spin_loop};
 use crate::sys::{OsError, install_handler};
 use crate::view::{Scheme, View};
 
@@ -269,7 +267,7 @@ impl Arena {
         };
         for page in window.pages().filter(present) {
             while self.shared.entry(page.into()).state() == EntryState::Busy {
-                std::hint::spin_loop();
+                spin_loop();
             }
             if present(&page) {
                 user.expose(PageRange::from(page))?;
@@ -295,7 +293,7 @@ impl Arena {
             ) {
                 (Outcome::Forward, _) => return Err(segv),
                 (Outcome::Retry, EntryState::Page) => return Ok(()),
-                (Outcome::Retry, _) => std::hint::spin_loop(),
+                (Outcome::Retry, _) => spin_loop(),
             }
         }
     }

@@ -8,11 +8,11 @@
 //! Read by the fault handler: plain words, no lock. Set it while nobody allocates.
 
 use core::num::{NonZeroU32, NonZeroU64};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use harena_abi::{Errno, PageIndex};
 use harena_arena_fault::PageRange;
 
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::sys::OsError;
 
 /// What is to fail in an arena; nothing by default.

@@ -46,6 +46,7 @@ mod scope;
 mod shared;
 mod slab;
 mod spec;
+mod sync;
 #[expect(unsafe_code, reason = "the seam to the operating system")]
 mod sys;
 mod view;

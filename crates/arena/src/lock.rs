@@ -5,10 +5,10 @@
 //! another thread is bounded too: with two arenas, two threads can hold what the other wants.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use harena_arena_fault::ThreadKey;
+
+use crate::sync::{AtomicUsize, Mutex, MutexGuard, Ordering, PoisonError, TryLockError, yield_now};
 
 /// How often a waiter looks, giving its time slice away after each look. The longest
 /// legitimate hold (free of 4 GiB) takes a fraction of that.
@@ -59,7 +59,7 @@ impl<T> OwnedLock<T> {
                 // A panic under the lock leaves a tree whose ranges are still disjoint.
                 Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
                 Err(TryLockError::WouldBlock) => {
-                    std::thread::yield_now();
+                    yield_now();
                     continue;
                 }
             };

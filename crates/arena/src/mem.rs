@@ -19,10 +19,12 @@ use core::marker::PhantomData;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use harena_abi::{ArenaOffset, Errno, PAGE_SIZE, PageIndex, UserAddr};
+#[cfg(not(shuttle))]
 use harena_arena_fault::{Entry, Link};
 use harena_arena_fault::{EntryState, HALF_GUARD};
 
 use crate::arena::Arena;
+#[cfg(not(shuttle))]
 use crate::slab::{PageInfo, PageTag};
 
 mod slice;
@@ -369,7 +371,7 @@ impl Arena {
                 .ok_or(bad)?;
             let there = loop {
                 match self.entry_state(window_page) {
-                    EntryState::Busy => std::hint::spin_loop(),
+                    EntryState::Busy => crate::sync::spin_loop(),
                     EntryState::Empty => break false,
                     EntryState::Page | EntryState::Scratch => break true,
                 }
@@ -389,13 +391,18 @@ impl Arena {
 /// 1. All-zero bytes are a valid value of the type.
 /// 2. Dropping it does nothing.
 /// 3. Its alignment is at most a page.
+#[cfg(not(shuttle))]
 pub(crate) unsafe trait Zeroable: Sync {}
 
+#[cfg(not(shuttle))]
 // SAFETY: `repr(transparent)` over an atomic integer; documented to be empty when zero.
 unsafe impl Zeroable for Entry {}
+#[cfg(not(shuttle))]
 // SAFETY: `repr(transparent)` over an atomic integer; documented to be unlisted when zero.
 unsafe impl Zeroable for Link {}
+#[cfg(not(shuttle))]
 // SAFETY: `repr(transparent)` over an atomic integer; documented to be no tag when zero.
 unsafe impl Zeroable for PageTag {}
+#[cfg(not(shuttle))]
 // SAFETY: atomic integers only; documented to be no slab when zero.
 unsafe impl Zeroable for PageInfo {}

@@ -7,14 +7,13 @@
 //! their own loss: the pool goes on handing out addresses there, and the host's accesses are
 //! recovered like any other.
 
-use std::sync::{Arc, Mutex};
-
 use harena_abi::{ArenaOffset, KernAddr, PAGE_SIZE, UserAddr};
 
 use crate::alloc::AllocError;
 use crate::arena::Arena;
 use crate::lock::locked;
 use crate::range_tree::RangeTree;
+use crate::sync::{Arc, Mutex};
 
 /// Bytes of the unit that sizes are rounded up to.
 pub const POOL_GRANULE: u64 = 8;

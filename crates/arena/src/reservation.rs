@@ -3,11 +3,10 @@
 //! Reserved memory is not there until it is committed; a touch faults. Parts of the range
 //! are claimed by arenas for as long as these live; a claimed part cannot be committed.
 
-use std::sync::Mutex;
-
 use harena_abi::PAGE_SIZE;
 
 use crate::lock::locked;
+use crate::sync::Mutex;
 use crate::sys::{AddressRange, OsError, Protection, Span};
 
 /// A reservation of host addresses.

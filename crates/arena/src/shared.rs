@@ -12,15 +12,15 @@
 //! wait only for a thread that opens a region of a view (two system calls).
 
 #![cfg_attr(
-    any(not(target_os = "linux"), miri),
+    any(
+        all(shuttle, not(test)),
+        all(any(not(target_os = "linux"), miri), not(shuttle))
+    ),
     expect(
         dead_code,
         reason = "without signals nobody calls what the handler calls"
     )
 )]
-
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use harena_abi::{PAGE_SIZE, PageIndex, UserAddr};
 use harena_arena_fault::{
@@ -31,13 +31,14 @@ use harena_arena_fault::{
 use crate::inject::Injected;
 use crate::reservation::Reservation;
 use crate::spec::ArenaSpec;
+use crate::sync::{Arc, AtomicU32, AtomicU64, OnceLock, Ordering, spin_loop};
 use crate::sys::{MemFile, OsError, Protection, Span, Table, process_id};
 use crate::view::View;
 
 /// Entries that may hold scratch at a time; each costs up to two mappings.
-pub const SCRATCH_MAX: usize = 256;
+pub const SCRATCH_MAX: usize = if cfg!(shuttle) { 2 } else { 256 };
 /// Fault reports that wait to be drained; what comes then is dropped and counted.
-pub const REPORTS_MAX: usize = 256;
+pub const REPORTS_MAX: usize = if cfg!(shuttle) { 4 } else { 256 };
 
 #[expect(
     clippy::cast_possible_truncation,
@@ -444,7 +445,7 @@ impl Shared {
                     return Ok(None);
                 }
                 // A handler on another thread, inside a system call or two.
-                Cleared::WasBusy => std::hint::spin_loop(),
+                Cleared::WasBusy => spin_loop(),
             }
         }
     }

@@ -4,9 +4,6 @@
 //! writes. When a magazine is empty, in this order: stock of the bin's pages, what other CPUs
 //! freed, new pages, and at last slabs of other bins and CPUs.
 
-use std::sync::atomic::Ordering;
-use std::sync::{MutexGuard, TryLockError};
-
 use harena_abi::{ArenaOffset, PAGE_SIZE, PageIndex, UserAddr};
 use harena_arena_fault::PageRange;
 
@@ -16,6 +13,7 @@ use super::{Slab, SlabAllocError, SlabFreeError};
 use crate::alloc::AllocError;
 use crate::arena::Arena;
 use crate::mem::ArenaPtr;
+use crate::sync::{MutexGuard, Ordering, TryLockError};
 
 /// Objects that move at a time between a magazine and the stock.
 const BATCH: usize = MAGAZINE / 2;

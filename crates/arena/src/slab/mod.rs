@@ -41,14 +41,12 @@ mod bins;
 mod cache;
 mod table;
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-
 use harena_abi::{ArenaOffset, Cpu, PAGE_SIZE, PageIndex, UserAddr};
 use harena_arena_fault::PageRange;
 
 use crate::alloc::AllocError;
 use crate::arena::Arena;
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering};
 use crate::sys::{OsError, Table};
 
 use bins::Bins;

@@ -10,11 +10,10 @@
 //!
 //! `Dying`: a remote free that saw `Slab` may still be at work. `Released`: it may be freed.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-
 use harena_abi::{ArenaOffset, PAGE_SIZE, PageIndex};
 
 use super::{SLAB_CACHES, SLAB_SIZE_MAX, SLAB_SIZE_MIN};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// Size classes: powers of two.
 pub(super) const CLASSES: usize = 10;
@@ -152,6 +151,7 @@ impl Tag {
 
 /// A page's tag. All-zero bytes are [`Tag::None`].
 #[derive(Debug)]
+#[cfg_attr(shuttle, derive(Default))]
 #[repr(transparent)]
 pub(crate) struct PageTag(AtomicU32);
 
@@ -187,6 +187,7 @@ impl PageTag {
 
 /// 64 objects of a page, a bit each.
 #[derive(Debug)]
+#[cfg_attr(shuttle, derive(Default))]
 #[repr(C)]
 struct Word {
     /// Free objects that are in no magazine. Only the owner uses it.
@@ -200,6 +201,7 @@ struct Word {
 /// The owner of the slab writes plainly (relaxed): it runs on one thread at a time, and when
 /// its cache changes hands the cache's lock orders the two threads.
 #[derive(Debug)]
+#[cfg_attr(shuttle, derive(Default))]
 #[repr(C, align(64))]
 pub(crate) struct PageInfo {
     /// Neighbours in the bin's list of pages with stock, or among dying ones.

@@ -1,21 +1,21 @@
 //! The one seam to the operating system: address ranges, memory files, the signal handler.
 //!
-//! `linux` is the real thing. `miri` stands in for it where there are no mappings and no
-//! signals (Miri, other systems): memory from the allocator, no recovery, so that the
-//! allocators and their arithmetic can be checked there.
+//! `linux` is the real thing. `model` stands in for it where there are no mappings and no
+//! signals (Miri, other systems), or where they must be watched (shuttle): memory from the
+//! allocator, and a table of what a real system would have mapped.
 
-#[cfg(all(target_os = "linux", not(miri)))]
+#[cfg(all(target_os = "linux", not(any(miri, shuttle))))]
 mod linux;
-#[cfg(all(target_os = "linux", not(miri)))]
+#[cfg(all(target_os = "linux", not(any(miri, shuttle))))]
 pub(crate) use linux::{
     AddressRange, AltStack, MemFile, Table, install_handler, on_alt_stack, process_id, thread_key,
     uninstall_handler,
 };
 
-#[cfg(any(not(target_os = "linux"), miri))]
-mod miri;
-#[cfg(any(not(target_os = "linux"), miri))]
-pub(crate) use miri::{
+#[cfg(any(not(target_os = "linux"), miri, shuttle))]
+mod model;
+#[cfg(any(not(target_os = "linux"), miri, shuttle))]
+pub(crate) use model::{
     AddressRange, AltStack, MemFile, Table, install_handler, on_alt_stack, process_id, thread_key,
     uninstall_handler,
 };
@@ -49,3 +49,6 @@ pub(crate) enum Protection {
     /// Loads and stores.
     ReadWrite,
 }
+
+#[cfg(all(test, shuttle))]
+pub(crate) use model::{HAS_GUARD_MARKERS, Seen, access};
