@@ -13,32 +13,36 @@
 //!
 //! ```text
 //! Closed (PROT_NONE) ──► Opening (one thread: guard all, then read/write) ──► Open
+//!   ▲ │
+//!   └─┘ kept closed, by threads that lift scratch in it
 //! ```
 //!
 //! Who changes a page here owns its entry (see `harena_arena_fault::Entry`). Opening a region
 //! is the one change to pages of others. It is harmless: an empty page stays hidden, a real
 //! page is never in a region that is not open, and a scratch page may get a marker on top,
-//! which its next fault repairs. All calls may come from the fault handler.
+//! which its next fault repairs. The one thing that must not happen meanwhile is that scratch
+//! is replaced by a page without a marker, which the opener would then show: who lifts scratch
+//! keeps a closed region closed until he is done. All calls may come from the fault handler.
 
 use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 
 use harena_abi::{PAGE_SIZE, PageIndex};
 use harena_arena_fault::PageRange;
 
 use crate::reservation::Reservation;
+use crate::sync::{Arc, AtomicU32, Ordering, spin_loop};
 use crate::sys::{MemFile, OsError, Protection, Span};
 
 /// Pages of a region: what one page of a page table covers.
-const REGION_PAGES: u32 = 512;
+const REGION_PAGES: u32 = if cfg!(shuttle) { 4 } else { 512 };
 
 /// `EINVAL`, for pages that are not of this view.
 const OUTSIDE: i32 = harena_abi::Errno::EINVAL as i32;
 
-const CLOSED: u8 = 0;
-const OPENING: u8 = 1;
-const OPEN: u8 = 2;
+/// A region's state. Below `OPENING` it is closed, and kept so by as many threads as it says.
+const CLOSED: u32 = 0;
+const OPENING: u32 = u32::MAX - 1;
+const OPEN: u32 = u32::MAX;
 
 #[expect(clippy::cast_possible_truncation, reason = "4096 fits any usize")]
 const PAGE: usize = PAGE_SIZE as usize;
@@ -61,7 +65,7 @@ pub(crate) struct View {
     start: usize,
     window: PageRange,
     scheme: Scheme,
-    regions: Box<[AtomicU8]>,
+    regions: Box<[AtomicU32]>,
 }
 
 impl View {
@@ -73,7 +77,7 @@ impl View {
         window: PageRange,
     ) -> Result<Self, OsError> {
         let regions = window.len().div_ceil(REGION_PAGES);
-        let regions = (0..regions).map(|_| AtomicU8::new(CLOSED)).collect();
+        let regions = (0..regions).map(|_| AtomicU32::new(CLOSED)).collect();
         let mut view = Self {
             reservation,
             file,
@@ -125,25 +129,37 @@ impl View {
     /// Replaces a scratch page by the hidden page that belongs there. The caller owns its entry.
     pub(crate) fn lift_scratch(&self, page: PageIndex) -> Result<(), OsError> {
         let pages = PageRange::from(page);
-        self.map_hidden(pages)?;
         if self.scheme == Scheme::Protect {
-            return Ok(());
+            return self.map_hidden(pages);
         }
+        let Some(region) = self.regions.get(self.regions_of(pages).start) else {
+            return self.map_hidden(pages);
+        };
+        if keep_closed(region) {
+            let done = self.map_hidden(pages);
+            // Release: pairs with the Acquire of the exchange in `open`.
+            region.fetch_sub(1, Ordering::Release);
+            return done;
+        }
+        // Nobody opens the region any more: what hides the page now goes on hiding it.
+        self.map_hidden(pages)?;
         let range = self.reservation.range();
         range.guard(self.span(pages)?)?;
-        // If the region opens after this look, its opener changes this page with the others. If
-        // it is opening now, the opener may have passed already; with the marker in place it
-        // does no harm to do it again. SeqCst: pairs with the exchange in `open`.
-        let region = self.regions.get(self.regions_of(pages).start);
-        if region.is_none_or(|region| region.load(Ordering::SeqCst) == CLOSED) {
-            return Ok(());
-        }
         range.protect(self.span(pages)?, Protection::ReadWrite)
     }
 
     /// Whether the page lies in this view.
     pub(crate) fn holds(&self, page: PageIndex) -> bool {
         page >= self.window.first() && page.raw() < self.window.end()
+    }
+
+    /// Where a page of this view lies: the range, and the offset in it.
+    #[cfg(all(test, shuttle))]
+    pub(crate) fn place(&self, page: PageIndex) -> (&crate::sys::AddressRange, usize) {
+        let span = self
+            .span(PageRange::from(page))
+            .expect("a page of the view");
+        (self.reservation.range(), span.offset)
     }
 
     fn map_hidden(&self, pages: PageRange) -> Result<(), OsError> {
@@ -164,14 +180,14 @@ impl View {
             return Ok(());
         };
         loop {
-            // SeqCst: pairs with the look in `lift_scratch`. Acquire on failure: who finds the
-            // region open comes after the calls that opened it.
-            match state.compare_exchange(CLOSED, OPENING, Ordering::SeqCst, Ordering::Acquire) {
+            // Acquire on success: pairs with the Release of who kept it closed. Acquire on
+            // failure: who finds the region open comes after the calls that opened it.
+            match state.compare_exchange(CLOSED, OPENING, Ordering::Acquire, Ordering::Acquire) {
                 Ok(_) => break,
                 Err(OPEN) => return Ok(()),
-                // Another thread is inside two system calls. It cannot be this one: between
-                // the two it touches no arena memory.
-                Err(_) => std::hint::spin_loop(),
+                // Other threads are inside two system calls at most. It cannot be this one:
+                // there it touches no arena memory.
+                Err(_) => spin_loop(),
             }
         }
         let span = self.region_span(region);
@@ -219,5 +235,30 @@ impl View {
     /// Where the file holds a page: the file begins with the window's first page.
     pub(crate) fn file_offset(&self, page: PageIndex) -> u64 {
         u64::from(page.raw() - self.window.first().raw()) * PAGE_SIZE
+    }
+}
+
+/// Keeps a region from being opened, until the caller takes one from its state; false if it is
+/// open already.
+fn keep_closed(region: &AtomicU32) -> bool {
+    loop {
+        // Acquire: who finds the region open comes after the calls that opened it.
+        match region.load(Ordering::Acquire) {
+            OPEN => return false,
+            // Another thread is inside two system calls.
+            OPENING => spin_loop(),
+            keepers => {
+                // Relaxed: the opener's exchange fails while the count is not 0.
+                let kept = region.compare_exchange(
+                    keepers,
+                    keepers + 1,
+                    Ordering::Relaxed,
+                    Ordering::Relaxed,
+                );
+                if kept.is_ok() {
+                    return true;
+                }
+            }
+        }
     }
 }
