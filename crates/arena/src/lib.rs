@@ -42,6 +42,8 @@ mod mem;
 mod pool;
 mod range_tree;
 mod reservation;
+#[cfg(all(test, shuttle))]
+mod schedules;
 mod scope;
 mod shared;
 mod slab;

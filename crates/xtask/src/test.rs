@@ -3,7 +3,7 @@
 //! On a bare machine with cargo it installs what it lacks, which is the compiler for the BPF
 //! objects, and says so. Steps run in the order cheap to dear; the first that fails ends the run.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::bail;
 
@@ -62,8 +62,50 @@ pub(crate) fn test() -> anyhow::Result<()> {
     ])
     .env("RUSTFLAGS", "--cfg loom")
     .env("CARGO_TARGET_DIR", root().join("target/loom")))?;
+    step("schedules");
+    run(cargo(&[
+        "test",
+        "--quiet",
+        "--release",
+        "--package",
+        "harena-arena",
+        "--lib",
+        "schedules",
+    ])
+    .env("RUSTFLAGS", "--cfg shuttle")
+    .env("CARGO_TARGET_DIR", root().join("target/shuttle")))?;
+    step("miri");
+    miri()?;
     step("scx headers");
     scx_headers::check()
+}
+
+/// The unit tests of what makes no system call, in Miri, where a nightly toolchain has it.
+fn miri() -> anyhow::Result<()> {
+    let found = cargo(&["+nightly", "miri", "--version"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    if !found.is_ok_and(|status| status.success()) {
+        println!("skipped: no nightly toolchain with the component miri");
+        return Ok(());
+    }
+    run(cargo(&[
+        "+nightly",
+        "miri",
+        "test",
+        "--quiet",
+        "--lib",
+        "--package",
+        "harena-abi",
+        "--package",
+        "harena-arena-fault",
+        "--package",
+        "harena-arena",
+    ])
+    // The registry knows host memory by integers.
+    .env("MIRIFLAGS", "-Zmiri-permissive-provenance")
+    .env("CARGO_TARGET_DIR", root().join("target/miri")))
 }
 
 fn step(name: &str) {
