@@ -40,6 +40,16 @@ pub const SCRATCH_MAX: usize = if cfg!(shuttle) { 2 } else { 256 };
 /// Fault reports that wait to be drained; what comes then is dropped and counted.
 pub const REPORTS_MAX: usize = if cfg!(shuttle) { 4 } else { 256 };
 
+/// Pages that a free unmaps with one call: it must not need much memory itself.
+const RUN_MAX: usize = 4096;
+
+/// For lists that grow with what a program asks for.
+const OUT_OF_MEMORY: OsError = OsError {
+    call: "allocation",
+    len: 0,
+    errno: harena_abi::Errno::ENOMEM as i32,
+};
+
 #[expect(
     clippy::cast_possible_truncation,
     reason = "these sizes fit a 64-bit usize"
@@ -389,7 +399,9 @@ impl Shared {
     }
 
     fn claim_all(&self, pages: PageRange) -> Result<Vec<Claim<'_>>, PopulateError> {
-        let mut claims = Vec::with_capacity(pages.len() as usize);
+        let mut claims = Vec::new();
+        let room = claims.try_reserve_exact(pages.len() as usize);
+        room.map_err(|_no_memory| PopulateError::Os(OUT_OF_MEMORY))?;
         for page in pages.pages() {
             match self
                 .entry(page.into())
@@ -508,6 +520,9 @@ impl<F: FnMut(PageRange)> Emptying<'_, F> {
     fn page(&mut self, page: PageIndex) {
         match self.shared.clear_entry(page) {
             Ok(Some(claim)) => {
+                if self.claims.len() >= RUN_MAX {
+                    self.unmap();
+                }
                 if self.claims.is_empty() {
                     self.first = page;
                 }
