@@ -92,7 +92,7 @@ impl View {
             offset: start,
             len: PAGE,
         };
-        if view.reservation.range().guard(first).is_ok() {
+        if view.guard(first).is_ok() {
             view.scheme = Scheme::Guard;
         }
         Ok(view)
@@ -122,7 +122,7 @@ impl View {
         let range = self.reservation.range();
         match self.scheme {
             Scheme::Protect => range.protect(self.span(pages)?, Protection::None),
-            Scheme::Guard => range.guard(self.span(pages)?),
+            Scheme::Guard => self.guard(self.span(pages)?),
         }
     }
 
@@ -144,7 +144,7 @@ impl View {
         // Nobody opens the region any more: what hides the page now goes on hiding it.
         self.map_hidden(pages)?;
         let range = self.reservation.range();
-        range.guard(self.span(pages)?)?;
+        self.guard(self.span(pages)?)?;
         range.protect(self.span(pages)?, Protection::ReadWrite)
     }
 
@@ -175,6 +175,16 @@ impl View {
         range.dont_fork(span)
     }
 
+    /// Lays guard markers. The kernel refuses them in locked memory (`mlockall`), so a view that
+    /// was locked meanwhile is unlocked as a whole: that costs no mapping.
+    fn guard(&self, span: Span) -> Result<(), OsError> {
+        let range = self.reservation.range();
+        range.guard(span).or_else(|_| {
+            range.unlock(self.span(self.window)?)?;
+            range.guard(span)
+        })
+    }
+
     fn open(&self, region: usize) -> Result<(), OsError> {
         let Some(state) = self.regions.get(region) else {
             return Ok(());
@@ -192,7 +202,7 @@ impl View {
         }
         let span = self.region_span(region);
         let range = self.reservation.range();
-        let done = range
+        let done = self
             .guard(span)
             .and_then(|()| range.protect(span, Protection::ReadWrite));
         // Release: pairs with the Acquire above.

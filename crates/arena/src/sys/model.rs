@@ -192,6 +192,10 @@ impl AddressRange {
         })
     }
 
+    pub(crate) fn unlock(&self, span: Span) -> Result<(), OsError> {
+        self.check(span)
+    }
+
     pub(crate) fn dont_fork(&self, span: Span) -> Result<(), OsError> {
         self.check(span)
     }

@@ -177,6 +177,14 @@ impl AddressRange {
         })
     }
 
+    /// Undoes `mlock` and `mlockall` for the span; the memory stays as it is.
+    pub(crate) fn unlock(&self, span: Span) -> Result<(), OsError> {
+        let at = self.pointer(span)?;
+        // SAFETY: the span lies in this range (`pointer`); what it holds does not change.
+        let done = unsafe { rustix::mm::munlock(at, span.len) };
+        done.map_err(|error| os_error("munlock", span.len, error))
+    }
+
     /// Keeps the span out of children made by fork.
     pub(crate) fn dont_fork(&self, span: Span) -> Result<(), OsError> {
         let at = self.pointer(span)?;
