@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
+use rustix::process::Resource;
 
 use crate::mem::Zeroable;
 use crate::sys::{OsError, Protection, Span};
@@ -270,6 +271,13 @@ impl MemFile {
             // Kernels before 6.3 do not know the flag.
             .or_else(|_| rustix::fs::memfd_create(c"harena", flags))
             .map_err(|error| os_error("memfd_create", size, error))?;
+        // Beyond this limit the call would raise SIGXFSZ, which ends the process.
+        if rustix::process::getrlimit(Resource::Fsize)
+            .current
+            .is_some_and(|limit| len > limit)
+        {
+            return Err(os_error("ftruncate", size, rustix::io::Errno::FBIG));
+        }
         rustix::fs::ftruncate(&fd, len).map_err(|error| os_error("ftruncate", size, error))?;
         rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
             .map_err(|error| os_error("fcntl", size, error))?;
