@@ -73,17 +73,16 @@ unsafe fn call(
             ..former
         });
     }
-    // What would be blocked, had the kernel called it: what was blocked at the fault (our own
-    // mask added nothing but the signal), its mask, and the signal itself unless NODEFER.
-    let mut mask = to_sigset(former.mask);
-    if has(libc::SA_NODEFER) {
-        unblock(signal);
-    } else {
-        // SAFETY: the set is initialised and the signal number valid.
-        unsafe { libc::sigaddset(&raw mut mask, signal) };
+    // What would be blocked, had the kernel called it: what was blocked at the fault, its mask,
+    // and the signal itself unless NODEFER. Ours blocks all signals meanwhile.
+    // SAFETY: the kernel's frame (promise 2).
+    let mut mask = former.mask | unsafe { blocked_at_fault(context) };
+    if !has(libc::SA_NODEFER) {
+        mask |= 1u64 << (signal - 1);
     }
+    let mask = to_sigset(mask);
     // SAFETY: async-signal-safe; the kernel restores the interrupted mask on return.
-    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const mask, ptr::null_mut()) };
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const mask, ptr::null_mut()) };
     let handler = &raw const former.handler;
     if has(libc::SA_SIGINFO) {
         // SAFETY: with SA_SIGINFO the word is the address of such a function (promise 1).
@@ -96,12 +95,17 @@ unsafe fn call(
     }
 }
 
-fn unblock(signal: c_int) {
-    let mut only = to_sigset(0);
-    // SAFETY: the set is initialised and the signal number valid.
-    unsafe { libc::sigaddset(&raw mut only, signal) };
-    // SAFETY: async-signal-safe; the kernel restores the interrupted mask on return.
-    unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const only, ptr::null_mut()) };
+/// The signal mask of the interrupted code.
+///
+/// # Safety
+///
+/// 1. `context` is what the kernel passed to an `SA_SIGINFO` handler.
+unsafe fn blocked_at_fault(context: *const c_void) -> u64 {
+    let context = context.cast::<libc::ucontext_t>();
+    // SAFETY: a field of the frame (the caller's promise).
+    let mask = unsafe { &raw const (*context).uc_sigmask };
+    // SAFETY: as above; the kernel writes 64 bits, fewer than the C library's type has.
+    unsafe { mask.cast::<u64>().read() }
 }
 
 /// A `sigaction` with these words.

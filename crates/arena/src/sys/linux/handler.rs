@@ -2,8 +2,9 @@
 //!
 //! Order matters: `classify` decides with loads of a few atomics; only a fault that is ours
 //! goes on to change mappings; all others go to whoever was there before, untouched. While
-//! the handler runs, SIGSEGV is blocked on its thread: a fault inside it makes the kernel
-//! apply the default action instead of entering it again.
+//! the handler runs, all signals are blocked on its thread: a fault inside it makes the kernel
+//! apply the default action instead of entering it again, and another party's handler, which
+//! may touch the arena itself, waits.
 //!
 //! What it never does: allocate, take a lock, touch a lazily set-up thread-local, log, panic.
 //!
@@ -101,7 +102,9 @@ fn ours() -> ActionWords {
     ActionWords {
         handler: handler as usize,
         flags: u64::from(flags.cast_unsigned()),
-        mask: 0,
+        // All: a handler of others must not run in the midst of ours, where a fault of its own
+        // would find SIGSEGV blocked.
+        mask: u64::MAX,
     }
 }
 
