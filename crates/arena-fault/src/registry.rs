@@ -136,6 +136,14 @@ impl Registry {
         }
     }
 
+    /// Forgets an arena without waiting for its pins, and never uses its slot again. What the
+    /// slot points to must stay alive.
+    pub fn abandon(&self, id: ArenaId) {
+        if let Some(slot) = self.slot(id) {
+            slot.abandon();
+        }
+    }
+
     /// Pins an arena if it is still alive.
     pub fn pin(&self, id: ArenaId) -> Option<Pin<'_>> {
         let pin = self.slot(id)?.pin()?;
@@ -242,6 +250,12 @@ impl Slot {
         self.state.store(0, Ordering::Release);
     }
 
+    fn abandon(&self) {
+        self.user_size.store(0, Ordering::Relaxed);
+        // Relaxed: nothing is given back that another owner could take.
+        self.state.fetch_and(!LIVE, Ordering::Relaxed);
+    }
+
     fn user_offset(&self, address: usize) -> Option<usize> {
         // Acquire: pairs with the Release in `set_user_view`.
         let size = self.user_size.load(Ordering::Acquire);
@@ -309,5 +323,17 @@ mod tests {
         assert!(LOCAL.pin_user_view(0x6000).is_none());
         LOCAL.retire(second);
         assert!(LOCAL.pin_user_view(0x5fff).is_none());
+    }
+
+    #[test]
+    fn an_abandoned_arena_is_not_found_and_its_slot_not_used_again() {
+        static LEFT: Registry = Registry::new();
+        let left = LEFT.publish(0x1000, core::ptr::null_mut()).unwrap();
+        let pin = LEFT.pin(left).unwrap();
+        LEFT.abandon(left);
+        assert!(LEFT.pin(left).is_none());
+        let next = LEFT.publish(0x1000, core::ptr::null_mut()).unwrap();
+        assert_ne!(next.slot, left.slot);
+        drop(pin);
     }
 }

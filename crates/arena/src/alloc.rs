@@ -91,7 +91,7 @@ pub enum FreeError {
 /// Why pages were not reserved.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ReservePagesError {
-    /// The range leaves the window.
+    /// The range leaves the window (or the process is a child made by fork, which has none).
     #[error("{page_cnt} pages at {address} are not in the window")]
     Outside {
         /// As given.
@@ -352,7 +352,8 @@ impl Arena {
     /// Works off the deferred frees. The VM calls it between programs; ranges that the system
     /// refuses to unmap stay allocated until the arena goes.
     pub fn drain_deferred(&self) -> Result<(), FreeError> {
-        let Some(placed) = self.shared.placed.get() else {
+        let placed = self.shared.placed.get();
+        let Some(placed) = placed.filter(|_| self.shared.is_owner()) else {
             return Ok(());
         };
         self.locked_space(placed, Context::Sleepable)
@@ -369,7 +370,9 @@ impl Arena {
         if page_cnt == 0 {
             return Ok(());
         }
-        let placed = self.shared.placed.get().ok_or(outside)?;
+        let placed = self.shared.placed.get();
+        // A child made by fork has no window.
+        let placed = placed.filter(|_| self.shared.is_owner()).ok_or(outside)?;
         let pages = window_range(placed, ptr, page_cnt).ok_or(outside)?;
         let space = self.locked_space(placed, Context::Sleepable);
         let mut space = space.map_err(ReservePagesError::Lock)?;

@@ -11,6 +11,8 @@
 //! `kern_vm_start` is a *guest* address: the VM chooses it, so that programs see the same
 //! numbers in every run. An arena of its own uses its host address.
 
+use std::mem::{ManuallyDrop, replace, take};
+
 use harena_abi::{ArenaOffset, KernAddr, PAGE_SIZE, PageIndex, UserAddr};
 use harena_arena_fault::{
     ArenaId, EntryState, HALF_GUARD, KERN_VM_SIZE, PageRange, REGISTRY, Report, WINDOW_SIZE,
@@ -98,6 +100,9 @@ pub enum UserMapError {
     /// The system refused.
     #[error("user view")]
     Os(#[source] OsError),
+    /// A child made by fork has no arena.
+    #[error("the arena belongs to another process")]
+    Forked,
 }
 
 impl UserMapError {
@@ -106,7 +111,7 @@ impl UserMapError {
     pub const fn errno(&self) -> harena_abi::Errno {
         use harena_abi::Errno;
         match self {
-            Self::Unaligned { .. } | Self::NoWindow => Errno::EINVAL,
+            Self::Unaligned { .. } | Self::NoWindow | Self::Forked => Errno::EINVAL,
             Self::CrossesBoundary { .. } => Errno::ERANGE,
             Self::Busy { .. } => Errno::EBUSY,
             Self::Os(_) => Errno::ENOMEM,
@@ -179,6 +184,9 @@ impl Arena {
         if self.shared.spec.check_window(start.raw()).is_err() {
             return Err(UserMapError::CrossesBoundary { start });
         }
+        if !self.shared.is_owner() {
+            return Err(UserMapError::Forked);
+        }
         match self.user_vm_start() {
             Some(at) if at == start => Ok(()),
             Some(at) => Err(UserMapError::Busy { start: at }),
@@ -224,6 +232,9 @@ impl Arena {
     /// allocate them (or are a SIGSEGV with `BPF_F_SEGV_ON_FAULT`). The view lasts as long as
     /// the arena; a second one is `EBUSY`.
     pub fn map_user(&self) -> Result<*mut u8, UserMapError> {
+        if !self.shared.is_owner() {
+            return Err(UserMapError::Forked);
+        }
         let placed = self.shared.placed.get().ok_or(UserMapError::NoWindow)?;
         let busy = UserMapError::Busy {
             start: placed.user_start,
@@ -281,6 +292,9 @@ impl Arena {
     pub fn touch_user(&self, address: UserAddr) -> Result<(), Segv> {
         let segv = Segv { address };
         let placed = self.shared.placed.get().ok_or(segv)?;
+        if !self.shared.is_owner() {
+            return Err(segv);
+        }
         let offset = address.offset_from(placed.user_start).ok_or(segv)?;
         loop {
             if offset >= self.shared.spec.byte_size() {
@@ -435,6 +449,19 @@ impl Arena {
 
 impl Drop for Arena {
     fn drop(&mut self) {
+        if !self.shared.is_owner() {
+            // A child made by fork: a thread that was in the handler then does not exist here and
+            // never gives its pin back. Nothing is mapped here, so only memory is lost.
+            REGISTRY.abandon(self.id);
+            let _ = ManuallyDrop::new(Arc::clone(&self.shared));
+            // Another thread may have been changing them: what is half changed cannot be dropped.
+            let space = replace(&mut self.space, OwnedLock::new(RangeTree::new()));
+            let _ = (
+                ManuallyDrop::new(space),
+                ManuallyDrop::new(take(&mut self.slab)),
+            );
+            return;
+        }
         // No handler uses the shared state once this returns; then the fields drop.
         REGISTRY.retire(self.id);
     }
