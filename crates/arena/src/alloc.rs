@@ -398,6 +398,7 @@ impl Arena {
         let mut space = self.space.lock(thread_key())?;
         self.learn_touched(&mut space);
         if context == Context::Sleepable {
+            self.shared.restore_spare();
             self.free_deferred(placed, &mut space);
         }
         Ok(space)

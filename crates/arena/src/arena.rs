@@ -416,6 +416,21 @@ impl Arena {
         self.shared.faults_recovered.load(Ordering::Relaxed)
     }
 
+    /// Faults among [`Arena::faults_recovered`] that found the process short of mappings
+    /// (`vm.max_map_count`). While this grows, an older scratch page is given up for each new
+    /// one, or a page becomes real that should be scratch: raise the limit.
+    #[must_use]
+    pub fn faults_recovered_short(&self) -> u64 {
+        self.shared.faults_short.load(Ordering::Relaxed)
+    }
+
+    /// Whether the process is short of mappings: a fault has used up the arena's reserve, which
+    /// the next sleepable alloc or free makes anew if it can.
+    #[must_use]
+    pub fn is_short_of_mappings(&self) -> bool {
+        self.shared.is_short()
+    }
+
     /// Entries that hold scratch now. Counts by looking: for tests and statistics.
     #[must_use]
     pub fn scratch_count(&self) -> usize {

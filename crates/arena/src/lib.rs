@@ -46,6 +46,7 @@ mod reservation;
 mod schedules;
 mod scope;
 mod shared;
+mod shortage;
 mod slab;
 mod spec;
 mod sync;
@@ -67,6 +68,7 @@ pub use pool::{POOL_GRANULE, POOL_GROWTH_PAGES, Pool, PoolError, PoolFreeError};
 pub use reservation::{Reservation, ReserveError};
 pub use scope::{ProgramScope, ScopeError};
 pub use shared::{REPORTS_MAX, SCRATCH_MAX};
+pub use shortage::SCRATCH_SHORT;
 pub use slab::{
     SLAB_CACHES, SLAB_SIZE_MAX, SLAB_SIZE_MIN, SlabAllocError, SlabCache, SlabCacheError,
     SlabFreeError, SlabUsage,

@@ -32,7 +32,7 @@ use crate::inject::Injected;
 use crate::reservation::Reservation;
 use crate::spec::ArenaSpec;
 use crate::sync::{Arc, AtomicU32, AtomicU64, OnceLock, Ordering, spin_loop};
-use crate::sys::{MemFile, OsError, Protection, Span, Table, process_id};
+use crate::sys::{MemFile, OsError, Protection, Span, SpareMappings, Table, process_id};
 use crate::view::View;
 
 /// Entries that may hold scratch at a time; each costs up to two mappings.
@@ -94,9 +94,13 @@ pub(crate) struct Shared {
     entries: Table<Entry>,
     pub(crate) placed: OnceLock<Placed>,
     pub(crate) user: OnceLock<View>,
-    scratch: Box<ScratchRing<SCRATCH_MAX>>,
+    pub(crate) scratch: Box<ScratchRing<SCRATCH_MAX>>,
+    /// What recovery falls back to when the process has no mapping left.
+    pub(crate) spare: SpareMappings,
     pub(crate) reports: Box<ReportRing<REPORTS_MAX>>,
     pub(crate) faults_recovered: AtomicU64,
+    /// Those among them that found the process short of mappings.
+    pub(crate) faults_short: AtomicU64,
     /// Pages filled by a user's touch, which the range tree must learn of.
     pub(crate) touched: PageList<Table<Link>>,
     /// Ranges whose free was put off.
@@ -116,6 +120,8 @@ impl Shared {
         assert_eq!(area.len, AREA, "an arena's area has one size");
         // One page more than the arena: the scratch page lies behind its pages.
         let file = MemFile::create(spec.byte_size() + PAGE_SIZE)?;
+        let spare = SpareMappings::none();
+        spare.hold(&file)?;
         Ok(Self {
             spec,
             reservation,
@@ -125,8 +131,10 @@ impl Shared {
             placed: OnceLock::new(),
             user: OnceLock::new(),
             scratch: Box::new(ScratchRing::new()),
+            spare,
             reports: Box::new(ReportRing::new()),
             faults_recovered: AtomicU64::new(0),
+            faults_short: AtomicU64::new(0),
             touched: PageList::new(Table::zeroed(PageIndex::COUNT as usize)?),
             deferred: PageList::new(Table::zeroed(PageIndex::COUNT as usize)?),
             pages_in_use: AtomicU32::new(0),
@@ -170,10 +178,7 @@ impl Shared {
         }
         let entry = self.entry(fault.page);
         match entry.state() {
-            EntryState::Empty => {
-                fault.progressed();
-                self.install_scratch(fault, entry)
-            }
+            EntryState::Empty => self.install_scratch(fault, entry),
             EntryState::Scratch => match entry.take_scratch() {
                 Ok(claim) => self.repair_scratch(fault, claim),
                 Err(_) => Outcome::Retry,
@@ -185,30 +190,39 @@ impl Shared {
     }
 
     fn install_scratch(&self, fault: &HostFault<'_>, entry: &Entry) -> Outcome {
-        let outcome = match entry.try_set() {
-            Ok(claim) => self.lay_scratch(fault.page, claim),
-            // Losing the race is fine: the winner's page is valid.
-            Err(_) => Outcome::Retry,
-        };
-        if outcome == Outcome::Retry {
-            self.faults_recovered.fetch_add(1, Ordering::Relaxed);
-            self.reports.push(Report {
-                address: self.user_addr(fault.page.byte_offset()),
-                access: fault.access,
-                program: fault.program,
-                cpu: fault.cpu,
-            });
+        // Losing the race is fine: the winner's page is valid.
+        if let Ok(claim) = entry.try_set()
+            && !self.lay_scratch(fault.page, claim)
+        {
+            return Self::try_again_later(fault);
         }
-        outcome
+        fault.progressed();
+        self.faults_recovered.fetch_add(1, Ordering::Relaxed);
+        self.reports.push(Report {
+            address: self.user_addr(fault.page.byte_offset()),
+            access: fault.access,
+            program: fault.program,
+            cpu: fault.cpu,
+        });
+        Outcome::Retry
     }
 
-    fn lay_scratch(&self, page: WindowPage, claim: Claim<'_>) -> Outcome {
-        if self.map_scratch(page).is_err() {
-            return self.fill_instead(page, claim);
+    /// Whether the page can be touched now.
+    fn lay_scratch(&self, page: WindowPage, claim: Claim<'_>) -> bool {
+        self.keep_scratch_short();
+        let mapped = self.map_scratch(page);
+        let mapped = mapped.or_else(|error| self.map_scratch_short(page, error));
+        let there = if mapped.is_ok() {
+            claim.settle(Filled::Scratch);
+            self.remember_scratch(page);
+            true
+        } else {
+            self.fill_instead(page, claim)
+        };
+        if there && self.is_short() {
+            self.count_short();
         }
-        claim.settle(Filled::Scratch);
-        self.remember_scratch(page);
-        Outcome::Retry
+        there
     }
 
     /// A scratch page faulted. A marker hides it (a region was opened around it), or another
@@ -216,53 +230,50 @@ impl Shared {
     /// nothing to report.
     fn repair_scratch(&self, fault: &HostFault<'_>, claim: Claim<'_>) -> Outcome {
         let mapped = self.map_scratch(fault.page);
+        let mapped = mapped.or_else(|error| self.map_scratch_short(fault.page, error));
         if mapped.is_err() {
             // No mapping is left, but a marker can be removed without one.
             let _ = self.reservation.range().unguard(self.span(fault.page));
         }
         claim.settle(Filled::Scratch);
         self.remember_scratch(fault.page);
-        if mapped.is_ok() || fault.spurious() {
+        if mapped.is_ok() {
             Outcome::Retry
         } else {
-            Outcome::Forward
+            Self::try_again_later(fault)
         }
     }
 
-    fn map_scratch(&self, page: WindowPage) -> Result<(), OsError> {
+    pub(crate) fn map_scratch(&self, page: WindowPage) -> Result<(), OsError> {
         let scratch = self.spec.byte_size();
         let range = self.reservation.range();
         range.map_file(self.span(page), &self.file, scratch, Protection::ReadWrite)
     }
 
-    fn remember_scratch(&self, page: WindowPage) {
-        if let Some(oldest) = self.scratch.push(page)
-            && oldest != page
-        {
-            self.take_back(oldest);
-        }
-    }
-
     /// The process has no mapping left for scratch. Host code must not crash for that: a page
-    /// of the window, which needs none, becomes real, as by a user's touch.
-    fn fill_instead(&self, page: WindowPage, claim: Claim<'_>) -> Outcome {
+    /// of the window, which needs none, becomes real, as by a user's touch. Whether it worked.
+    fn fill_instead(&self, page: WindowPage, claim: Claim<'_>) -> bool {
         if let (Some(index), Some(placed)) = (page.in_window(), self.placed.get())
             && placed.host.holds(index)
         {
-            return self.fill(placed, index, claim);
+            return self.fill(placed, index, claim) == Outcome::Retry;
         }
         claim.release();
-        Outcome::Forward
+        false
     }
 
     /// Clears an entry that still holds scratch, so that the number of mappings stays bounded.
-    fn take_back(&self, page: WindowPage) {
-        if let Ok(claim) = self.entry(page).take_scratch() {
-            match self.lift_scratch(page) {
-                Ok(()) => claim.release(),
-                Err(_) => claim.settle(Filled::Scratch),
-            }
+    /// An entry that holds something else is none of ours any more, and that is fine.
+    pub(crate) fn take_back(&self, page: WindowPage) -> Result<(), OsError> {
+        let Ok(claim) = self.entry(page).take_scratch() else {
+            return Ok(());
+        };
+        let lifted = self.lift_scratch(page);
+        match lifted {
+            Ok(()) => claim.release(),
+            Err(_) => claim.settle(Filled::Scratch),
         }
+        lifted
     }
 
     /// A user's view was touched `offset` bytes behind `user_vm_start`.

@@ -7,6 +7,7 @@ mod altstack;
 mod chain;
 mod handler;
 mod memory;
+mod spare;
 
 use core::num::NonZeroUsize;
 
@@ -15,6 +16,7 @@ use harena_arena_fault::ThreadKey;
 pub(crate) use altstack::{AltStack, on_alt_stack};
 pub(crate) use handler::{install_handler, uninstall_handler};
 pub(crate) use memory::{AddressRange, MemFile, Table};
+pub(crate) use spare::SpareMappings;
 
 /// The calling thread's key: the address of its `errno`, which is thread-local in the C
 /// library's own block and so needs no lazy set-up; reading it is safe in a signal handler.

@@ -8,16 +8,16 @@
 mod linux;
 #[cfg(all(target_os = "linux", not(any(miri, shuttle))))]
 pub(crate) use linux::{
-    AddressRange, AltStack, MemFile, Table, install_handler, on_alt_stack, process_id, thread_key,
-    uninstall_handler,
+    AddressRange, AltStack, MemFile, SpareMappings, Table, install_handler, on_alt_stack,
+    process_id, thread_key, uninstall_handler,
 };
 
 #[cfg(any(not(target_os = "linux"), miri, shuttle))]
 mod model;
 #[cfg(any(not(target_os = "linux"), miri, shuttle))]
 pub(crate) use model::{
-    AddressRange, AltStack, MemFile, Table, install_handler, on_alt_stack, process_id, thread_key,
-    uninstall_handler,
+    AddressRange, AltStack, MemFile, SpareMappings, Table, install_handler, on_alt_stack,
+    process_id, thread_key, uninstall_handler,
 };
 
 /// A system call that failed.
@@ -52,3 +52,16 @@ pub(crate) enum Protection {
 
 #[cfg(all(test, shuttle))]
 pub(crate) use model::{HAS_GUARD_MARKERS, Seen, access};
+
+/// Mappings that an arena keeps in reserve: two for each page of scratch that may live while the
+/// process has no other left, and some for handlers at work at the same time.
+pub(crate) const SPARE_MAPPINGS: usize = 48;
+
+/// What became of an attempt to let go of the reserve.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum LetGo {
+    /// The arena has none any more: the process has had the mappings back.
+    Done,
+    /// Another thread is inside that system call.
+    Underway,
+}

@@ -29,7 +29,7 @@ use harena_arena_fault::ThreadKey;
 #[cfg(not(shuttle))]
 use crate::mem::Zeroable;
 use crate::sync::{AtomicU32, Ordering};
-use crate::sys::{OsError, Protection, Span};
+use crate::sys::{LetGo, OsError, Protection, Span};
 
 const BACKED_MAX: usize = if cfg!(shuttle) { 1 << 17 } else { 1 << 20 };
 const PAGE: usize = 4096;
@@ -382,6 +382,28 @@ impl FileState {
         {
             home.shown += by;
         }
+    }
+}
+
+/// Nothing: there is no limit of mappings.
+#[derive(Debug)]
+pub(crate) struct SpareMappings;
+
+impl SpareMappings {
+    pub(crate) const fn none() -> Self {
+        Self
+    }
+
+    pub(crate) fn held(&self) -> bool {
+        true
+    }
+
+    pub(crate) fn hold(&self, _file: &MemFile) -> Result<(), OsError> {
+        Ok(())
+    }
+
+    pub(crate) fn let_go(&self) -> LetGo {
+        LetGo::Done
     }
 }
 

@@ -8,7 +8,7 @@
 use core::ffi::c_void;
 use core::marker::PhantomData;
 use core::ptr::{self, NonNull};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
@@ -304,6 +304,12 @@ impl MemFile {
     }
 }
 
+impl AsFd for MemFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
 fn prot_flags(prot: Protection) -> ProtFlags {
     match prot {
         Protection::None => ProtFlags::empty(),
@@ -311,7 +317,7 @@ fn prot_flags(prot: Protection) -> ProtFlags {
     }
 }
 
-fn os_error(call: &'static str, len: usize, error: rustix::io::Errno) -> OsError {
+pub(super) fn os_error(call: &'static str, len: usize, error: rustix::io::Errno) -> OsError {
     OsError {
         call,
         len,
