@@ -7,10 +7,13 @@
 #![cfg(all(target_os = "linux", not(miri)))]
 
 mod allocation;
+mod chaining;
+mod children;
 mod common;
 mod creation;
 mod examples;
 mod fallback;
+mod forks;
 mod injection;
 mod model;
 mod pool;
@@ -18,5 +21,6 @@ mod recovery;
 mod signals;
 mod slab;
 mod stress;
+mod threads;
 mod typed;
 mod users;

@@ -1,0 +1,196 @@
+//! Child processes: this binary again, with one ignored test, for what must crash or changes
+//! what a process has once (signal actions, limits, system call filters).
+//!
+//! A body ends by a signal, by an exit code that tells what happened, or by passing. An alarm
+//! ends a child that hangs.
+
+use core::ptr;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitStatus};
+
+/// Exit code of a child whose body went as it should.
+pub(crate) const DONE: i32 = 45;
+/// Exit code of a child that found something amiss and cannot panic.
+pub(crate) const WRONG: i32 = 44;
+
+/// Seconds after which a child is taken to hang.
+const ALARM_S: libc::c_uint = 60;
+
+/// Defines the body of a child process as an ignored test.
+macro_rules! child {
+    ($(#[$doc:meta])* $name:ident, $body:block) => {
+        $(#[$doc])*
+        #[test]
+        #[ignore = "the body of a child process"]
+        fn $name() {
+            $crate::children::arm_alarm();
+            $body
+        }
+    };
+}
+pub(crate) use child;
+
+pub(crate) fn arm_alarm() {
+    // SAFETY: the function has no preconditions.
+    unsafe { libc::alarm(ALARM_S) };
+}
+
+fn command(name: &str) -> Command {
+    let program = std::env::current_exe().expect("this binary has a path");
+    let mut command = Command::new(program);
+    command.args([
+        "--exact",
+        name,
+        "--ignored",
+        "--nocapture",
+        "--test-threads=1",
+    ]);
+    command
+}
+
+/// Runs the child test with this full name; what it printed, and how it ended.
+pub(crate) fn run(name: &str) -> (ExitStatus, String) {
+    output(&mut command(name))
+}
+
+/// As [`run`], with a case for the child to ask for.
+pub(crate) fn run_case(name: &str, case: &str) -> (ExitStatus, String) {
+    output(command(name).env("HARENA_CASE", case))
+}
+
+fn output(command: &mut Command) -> (ExitStatus, String) {
+    let output = command.output().expect("this binary runs");
+    let shown = [output.stdout, output.stderr].concat();
+    (output.status, String::from_utf8_lossy(&shown).into_owned())
+}
+
+/// The case that [`run_case`] was given.
+#[expect(clippy::disallowed_methods, reason = "the harness takes no arguments")]
+pub(crate) fn case() -> String {
+    std::env::var("HARENA_CASE").expect("run by run_case")
+}
+
+pub(crate) fn assert_signal(name: &str, signal: i32) {
+    let (status, shown) = run(name);
+    assert_eq!(status.signal(), Some(signal), "{name}: {status}\n{shown}");
+}
+
+pub(crate) fn assert_segv(name: &str) {
+    assert_signal(name, libc::SIGSEGV);
+}
+
+pub(crate) fn assert_exit(name: &str, code: i32) {
+    let (status, shown) = run(name);
+    assert_eq!(status.code(), Some(code), "{name}: {status}\n{shown}");
+}
+
+pub(crate) fn exit(code: i32) -> ! {
+    // SAFETY: async-signal-safe, and ends the process.
+    unsafe { libc::_exit(code) }
+}
+
+pub(crate) fn peek(address: *const u8) -> u8 {
+    // SAFETY: none is claimed: the callers want the fault.
+    unsafe { address.read_volatile() }
+}
+
+/// An address at which nothing is.
+pub(crate) fn null() -> *const u8 {
+    std::hint::black_box(ptr::without_provenance(8))
+}
+
+// ---- system calls that fail --------------------------------------------------------------
+
+/// Where `struct seccomp_data` keeps the call's number, and the low half of an argument.
+const DATA_NR: u32 = 0;
+const fn data_arg(index: u32) -> u32 {
+    16 + 8 * index
+}
+
+/// A system call that is to fail.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Forbidden {
+    /// Its number.
+    pub(crate) call: libc::c_long,
+    /// Which argument must have which bits for it to fail; always, if `None`.
+    pub(crate) only: Option<(u32, Bits)>,
+    /// The error number.
+    pub(crate) errno: i32,
+}
+
+/// What an argument is compared with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Bits {
+    /// It is this value.
+    Equal(u32),
+}
+
+/// `madvise(.., MADV_GUARD_INSTALL)` fails as on kernels before 6.13.
+pub(crate) const GUARD_MARKERS: Forbidden = Forbidden {
+    call: libc::SYS_madvise,
+    only: Some((2, Bits::Equal(102))),
+    errno: libc::EINVAL,
+};
+
+/// Makes a call fail in this process and its children, for good.
+pub(crate) fn forbid(what: Forbidden) {
+    let load = |at| statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, at);
+    let skip_unless = |test, value, skipped| libc::sock_filter {
+        jf: skipped,
+        ..statement(libc::BPF_JMP | test | libc::BPF_K, value)
+    };
+    let answer = |action| statement(libc::BPF_RET | libc::BPF_K, action);
+    let word = |number: i64| u32::try_from(number).expect("a small number");
+    let number = word(what.call);
+    let fail = answer(libc::SECCOMP_RET_ERRNO | word(what.errno.into()));
+    let pass = answer(libc::SECCOMP_RET_ALLOW);
+    let mut filter = match what.only {
+        None => vec![
+            load(DATA_NR),
+            skip_unless(libc::BPF_JEQ, number, 1),
+            fail,
+            pass,
+        ],
+        Some((index, bits)) => {
+            let (test, value) = match bits {
+                Bits::Equal(value) => (libc::BPF_JEQ, value),
+            };
+            let call = skip_unless(libc::BPF_JEQ, number, 3);
+            let argument = skip_unless(test, value, 1);
+            vec![
+                load(DATA_NR),
+                call,
+                load(data_arg(index)),
+                argument,
+                fail,
+                pass,
+            ]
+        }
+    };
+    let program = libc::sock_fprog {
+        len: u16::try_from(filter.len()).expect("a short filter"),
+        filter: filter.as_mut_ptr(),
+    };
+    // SAFETY: takes integers only.
+    let done = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+    assert_eq!(done, 0);
+    // SAFETY: the program points to `filter`, which outlives the call.
+    let done = unsafe {
+        libc::prctl(
+            libc::PR_SET_SECCOMP,
+            libc::SECCOMP_MODE_FILTER,
+            &raw const program,
+        )
+    };
+    assert_eq!(done, 0, "an unprivileged process may filter itself");
+}
+
+fn statement(code: u32, k: u32) -> libc::sock_filter {
+    let code = u16::try_from(code).expect("codes have 16 bits");
+    libc::sock_filter {
+        code,
+        jt: 0,
+        jf: 0,
+        k,
+    }
+}
