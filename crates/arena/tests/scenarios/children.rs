@@ -194,3 +194,61 @@ fn statement(code: u32, k: u32) -> libc::sock_filter {
         k,
     }
 }
+
+// ---- mappings ------------------------------------------------------------------------------
+
+/// How near to `vm.max_map_count` a process is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Level {
+    /// No call may split a mapping.
+    Split,
+    /// One further: `mmap` always fails, even where it would replace a whole mapping.
+    Full,
+}
+
+/// All mappings that the kernel allows, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct UsedUp {
+    base: *mut libc::c_void,
+}
+
+const PAGE: usize = 4096;
+/// Pages to split: some distributions allow a million mappings.
+const PAGES: usize = 4_000_000;
+
+impl UsedUp {
+    /// Splits anonymous memory until the kernel refuses another mapping.
+    pub(crate) fn to(level: Level) -> Self {
+        let base = map_one(PAGES * PAGE, libc::PROT_NONE);
+        assert_ne!(base, libc::MAP_FAILED);
+        let every_other = (0..PAGES)
+            .step_by(2)
+            .map(|page| base.wrapping_byte_add(page * PAGE));
+        let mut refused = every_other.map(|page| {
+            // SAFETY: inside the mapping made above.
+            unsafe { libc::mprotect(page, PAGE, libc::PROT_READ) }
+        });
+        assert!(refused.any(|done| done != 0), "the kernel has a limit");
+        if level == Level::Full {
+            // Neighbours of different protection do not merge. These few are not given back.
+            let prots = [libc::PROT_READ, libc::PROT_WRITE].into_iter().cycle();
+            let full = prots.map(|prot| map_one(PAGE, prot)).take(16);
+            assert!(full.into_iter().any(|made| made == libc::MAP_FAILED));
+        }
+        Self { base }
+    }
+}
+
+fn map_one(len: usize, prot: libc::c_int) -> *mut libc::c_void {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: without MAP_FIXED the kernel picks unused addresses.
+    unsafe { libc::mmap(ptr::null_mut(), len, prot, flags, -1, 0) }
+}
+
+impl Drop for UsedUp {
+    fn drop(&mut self) {
+        // SAFETY: made by `to`, and nothing else lies there.
+        let done = unsafe { libc::munmap(self.base, PAGES * PAGE) };
+        assert_eq!(done, 0);
+    }
+}

@@ -18,6 +18,7 @@ mod injection;
 mod model;
 mod pool;
 mod recovery;
+mod shortage;
 mod signals;
 mod slab;
 mod stress;
