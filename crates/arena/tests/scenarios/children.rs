@@ -123,6 +123,8 @@ pub(crate) struct Forbidden {
 pub(crate) enum Bits {
     /// It is this value.
     Equal(u32),
+    /// It has one of these bits.
+    AnyOf(u32),
 }
 
 /// `madvise(.., MADV_GUARD_INSTALL)` fails as on kernels before 6.13.
@@ -154,6 +156,7 @@ pub(crate) fn forbid(what: Forbidden) {
         Some((index, bits)) => {
             let (test, value) = match bits {
                 Bits::Equal(value) => (libc::BPF_JEQ, value),
+                Bits::AnyOf(value) => (libc::BPF_JSET, value),
             };
             let call = skip_unless(libc::BPF_JEQ, number, 3);
             let argument = skip_unless(test, value, 1);

@@ -25,3 +25,4 @@ mod stress;
 mod threads;
 mod typed;
 mod users;
+mod walls;
