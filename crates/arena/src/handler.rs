@@ -1,8 +1,8 @@
 //! The fault handler as the embedding program sees it.
 //!
 //! It is installed with the first arena and stays. Faults that are not ours go to the action
-//! that was there before, as if ours were not (see `sys/linux/chain.rs`). A program with its
-//! own SIGSEGV handler installs it first, or forwards from it.
+//! that was there before, as if ours were not (see `sys/linux/chain.rs`). The crate's
+//! documentation says what an embedder has to know of it.
 
 use core::marker::PhantomData;
 

@@ -28,6 +28,36 @@
 //! # Ok::<(), harena_arena::CreateError>(())
 //! ```
 //!
+//! # For embedders
+//!
+//! **Signal handlers.** The first arena installs a SIGSEGV handler (`SA_SIGINFO | SA_ONSTACK`),
+//! which stays until [`uninstall_fault_handler`]. What is not an arena's fault goes to the
+//! action that was there before, with its flags and its mask; a default action gives the same
+//! core dump as without us. A program with a handler of its own installs it before the first
+//! arena. One that is installed later must forward to ours, by calling it with its own three
+//! arguments, or by putting it back and returning; else faults on arenas are crashes. Tested
+//! with plain and `SA_SIGINFO` handlers, `SA_RESETHAND`, `SA_NODEFER`, `SIG_IGN`, Rust's own
+//! and the crate `crash-handler`; not with the Go runtime (needs `SA_ONSTACK`, which is set), a
+//! Java VM (let it start first, or preload its chaining library), address sanitizer and rr,
+//! which cannot be had in this crate's tests.
+//!
+//! **Threads.** Any thread may touch an arena, also one that Rust does not know of, or a fiber,
+//! while it is in a [`ProgramScope`]; a scope belongs to the thread, not to the fiber. A thread
+//! without a signal stack runs the handler on its own one, which needs room for a signal frame
+//! and a few KiB. A thread with a small signal stack, or one that may overflow its stack, gets
+//! an [`AltStack`]. Handlers of other signals may touch arenas, but not while they interrupt
+//! their own thread in an alloc, free or first touch.
+//!
+//! **Limits of the process.** Creation fails with a typed error where the process lacks
+//! addresses (4 GiB an arena), memory (20 MiB of tables), a descriptor, 60 mappings, or a
+//! system call. At `vm.max_map_count` alloc fails, and faults are recovered by means of a small
+//! reserve, which [`Arena::is_short_of_mappings`] and [`Arena::faults_recovered_short`] show.
+//! In a cgroup with a memory limit give a `byte_limit`, lest the kernel kill the process.
+//! `mlockall` does not lock arenas.
+//!
+//! **Processes.** A child made by fork has no arena: its calls fail, its touches crash, and the
+//! parent's memory is out of its reach. Spawning and exec are free of side effects.
+//!
 //! `unsafe` lives in `sys` (mappings, signals) and `mem` (typed access) only.
 
 #![deny(unsafe_code)]
