@@ -41,35 +41,41 @@ enum Pattern {
 }
 
 pub(super) fn run(suite: &mut Suite) -> Result<(), BenchError> {
-    let kernel = || {
-        let symbols = LiveSymbols::read()?;
-        let machine = LiveMachine::load(OBJECT, &symbols)?;
-        let refusal = machine.refusals().next();
-        match refusal.map(|(program, log)| format!("`{program}` refused: {log}")) {
-            None => Ok(machine),
-            Some(why) => Err(why),
-        }
-    };
-    let mut kernel: Result<LiveMachine, String> = kernel();
-    for (pattern, ops) in [
+    let loads = [
         (Pattern::Pairs(1), 1000),
         (Pattern::Pairs(16), 200),
         (Pattern::Pairs(512), 10),
         (Pattern::Churn, 500),
-    ] {
-        for touch in [Touch::None, Touch::EachPage] {
-            compare(suite, &mut kernel, (pattern, touch), ops)?;
-        }
+    ];
+    let wanted: Vec<_> = loads
+        .into_iter()
+        .flat_map(|(pattern, ops)| {
+            [Touch::None, Touch::EachPage].map(|touch| (pattern, touch, ops))
+        })
+        .filter(|(pattern, touch, _)| suite.wants(&case_of(*pattern, *touch)))
+        .collect();
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let mut kernel = load_into_kernel();
+    for (pattern, touch, ops) in wanted {
+        compare(suite, &mut kernel, (pattern, touch), ops)?;
     }
     Ok(())
 }
 
-fn compare(
-    suite: &mut Suite,
-    kernel: &mut Result<LiveMachine, String>,
-    (pattern, touch): (Pattern, Touch),
-    ops: u64,
-) -> Result<(), BenchError> {
+/// The loops in the running kernel, or why they are not.
+fn load_into_kernel() -> Result<LiveMachine, String> {
+    let symbols = LiveSymbols::read()?;
+    let machine = LiveMachine::load(OBJECT, &symbols)?;
+    let refusal = machine.refusals().next();
+    match refusal.map(|(program, log)| format!("`{program}` refused: {log}")) {
+        None => Ok(machine),
+        Some(why) => Err(why),
+    }
+}
+
+fn case_of(pattern: Pattern, touch: Touch) -> String {
     let what = match pattern {
         Pattern::Pairs(1) => "alloc and free 1 page".to_owned(),
         Pattern::Pairs(pages) => format!("alloc and free {pages} pages"),
@@ -79,10 +85,16 @@ fn compare(
         Touch::None => "untouched",
         Touch::EachPage => "each touched",
     };
-    let case = format!("pages: {what}, {how}");
-    if !suite.wants(&case) {
-        return Ok(());
-    }
+    format!("pages: {what}, {how}")
+}
+
+fn compare(
+    suite: &mut Suite,
+    kernel: &mut Result<LiveMachine, String>,
+    (pattern, touch): (Pattern, Touch),
+    ops: u64,
+) -> Result<(), BenchError> {
+    let case = case_of(pattern, touch);
     let ours = arena(PAGES)?;
     let mut contenders = vec![Contender::new("harena", |ops| {
         Ok(timed(|| match pattern {
