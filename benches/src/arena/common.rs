@@ -12,10 +12,15 @@ pub(super) const ARENA_AT: u64 = 0x1000_0000_0000;
 
 /// An arena of `pages` pages.
 pub(super) fn arena(pages: u32) -> Result<Arena, BenchError> {
+    arena_at(pages, ARENA_AT)
+}
+
+/// An arena whose user window begins at `user_vm_start`.
+pub(super) fn arena_at(pages: u32, user_vm_start: u64) -> Result<Arena, BenchError> {
     let spec = ArenaSpec {
         max_entries: pages,
         map_flags: BPF_F_MMAPABLE,
-        map_extra: ARENA_AT,
+        map_extra: user_vm_start,
         ..ArenaSpec::default()
     };
     Arena::create(&spec).map_err(BenchError::setup("creating an arena"))
