@@ -426,10 +426,15 @@ impl<'a> SlabCache<'a> {
         // The owner's magazine cannot be looked at from here, so a mark counts as such: a
         // program that writes one into an object of its own loses it to other CPUs' frees.
         let word = self.memory.at(at);
-        if word.read() == mark(at) || !info.give_back(object) {
+        if word.read() == mark(at) {
             return Err(SlabFreeError::DoubleFree { at });
         }
+        // Before it is given back: from then on the owner may hand it out, and a mark would look
+        // like a free of what is somebody else's.
         word.write(mark(at));
+        if !info.give_back(object) {
+            return Err(SlabFreeError::DoubleFree { at });
+        }
         self.slab.slots[owner.index()].remote.push(self.pages, page);
         Ok(())
     }
