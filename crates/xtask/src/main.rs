@@ -12,6 +12,7 @@ mod bench;
 mod objects;
 mod run;
 mod scx_headers;
+mod soak;
 mod test;
 mod tidy;
 
@@ -42,8 +43,24 @@ enum Command {
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Run all operations from many threads at random against a model:
+    /// `soak arena [--minutes N] [--seed S] [--threads T]`.
+    Soak {
+        /// What to soak, which is `arena`.
+        subject: Subject,
+        /// Its options.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
     /// Build our BPF sources against the headers that the scx project publishes.
     ScxHeaders,
+}
+
+/// What can be soaked.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Subject {
+    /// `harena-arena`.
+    Arena,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -53,6 +70,10 @@ fn main() -> anyhow::Result<()> {
         Command::Objects { check: false } => objects::build(),
         Command::Objects { check: true } => objects::check(),
         Command::Bench { arguments } => bench::bench(&arguments),
+        Command::Soak {
+            subject: Subject::Arena,
+            options,
+        } => soak::soak(&options),
         Command::ScxHeaders => scx_headers::check(),
     }
 }

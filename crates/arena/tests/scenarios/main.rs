@@ -23,6 +23,7 @@ mod recovery;
 mod shortage;
 mod signals;
 mod slab;
+mod soak;
 mod stress;
 mod threads;
 mod typed;
