@@ -406,7 +406,7 @@ impl Arena {
         Ok(MemoryUse {
             pages,
             pages_max: u64::from(self.shared.spec.page_limit()),
-            resident_bytes: self.shared.file.resident()?,
+            resident_bytes: self.shared.resident()?,
         })
     }
 

@@ -91,6 +91,9 @@ pub(crate) struct Shared {
     /// The lower guard, the window and the upper guard in the reservation.
     area: Span,
     pub(crate) file: Arc<MemFile>,
+    /// One page, apart from the arena's pages: who is handed their file must not reach what
+    /// host code wrote by mistake.
+    scratch_file: MemFile,
     entries: Table<Entry>,
     pub(crate) placed: OnceLock<Placed>,
     pub(crate) user: OnceLock<View>,
@@ -118,8 +121,7 @@ impl Shared {
         area: Span,
     ) -> Result<Self, OsError> {
         assert_eq!(area.len, AREA, "an arena's area has one size");
-        // One page more than the arena: the scratch page lies behind its pages.
-        let file = MemFile::create(spec.byte_size() + PAGE_SIZE)?;
+        let file = MemFile::create(spec.byte_size())?;
         let spare = SpareMappings::none();
         spare.hold(&file)?;
         Ok(Self {
@@ -127,6 +129,7 @@ impl Shared {
             reservation,
             area,
             file: Arc::new(file),
+            scratch_file: MemFile::create_scratch()?,
             entries: Table::zeroed(WINDOW_PAGES as usize)?,
             placed: OnceLock::new(),
             user: OnceLock::new(),
@@ -162,6 +165,11 @@ impl Shared {
 
     pub(crate) fn pages_in_use(&self) -> u32 {
         self.pages_in_use.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of memory behind pages and scratch.
+    pub(crate) fn resident(&self) -> Result<u64, OsError> {
+        Ok(self.file.resident()? + self.scratch_file.resident()?)
     }
 
     /// Whether this process created the arena, rather than inherited its ruins.
@@ -245,9 +253,13 @@ impl Shared {
     }
 
     pub(crate) fn map_scratch(&self, page: WindowPage) -> Result<(), OsError> {
-        let scratch = self.spec.byte_size();
         let range = self.reservation.range();
-        range.map_file(self.span(page), &self.file, scratch, Protection::ReadWrite)
+        range.map_file(
+            self.span(page),
+            &self.scratch_file,
+            0,
+            Protection::ReadWrite,
+        )
     }
 
     /// The process has no mapping left for scratch. Host code must not crash for that: a page

@@ -4,11 +4,11 @@
 //! For Miri, for shuttle, and so that the crate builds on other systems. A range is backed by
 //! memory in its first megabyte only; a touch further on is out of bounds, which Miri reports.
 //! The memory of a file's page lies where the page is first mapped, so that plain pointers find
-//! it; the last page, which arenas use for scratch, has memory of its own.
+//! it; scratch has memory of its own.
 //!
 //! ```text
 //!  reserved ──► hidden ──► page          page: it can be touched, and is the file's own
-//!                 ▲ ▲ ◄───── │           scratch: it can be touched, and is the last page
+//!                 ▲ ▲ ◄───── │           scratch: it can be touched, and is scratch
 //!                 │ └──── scratch ◄── hidden, scratch
 //! ```
 //!
@@ -60,9 +60,9 @@ struct Place {
 pub(crate) enum Seen {
     /// A fault.
     Hidden,
-    /// The file's last page.
+    /// The scratch file's page.
     Scratch,
-    /// Another page of the file.
+    /// A page of the arena's file.
     Page,
 }
 
@@ -78,7 +78,7 @@ impl Place {
     }
 
     fn is_scratch(&self) -> bool {
-        self.page == self.file.last
+        self.file.is_scratch
     }
 }
 
@@ -314,8 +314,8 @@ pub(crate) struct MemFile(Arc<FileState>);
 
 #[derive(Debug)]
 struct FileState {
-    /// Number of the last page.
-    last: usize,
+    /// Whether it is an arena's scratch, of which any page may be mapped anywhere.
+    is_scratch: bool,
     #[cfg_attr(
         not(all(test, shuttle)),
         expect(dead_code, reason = "without faults nobody sees scratch")
@@ -334,10 +334,17 @@ struct Home {
 }
 
 impl MemFile {
-    pub(crate) fn create(len: u64) -> Result<Self, OsError> {
-        let len = usize::try_from(len).map_err(|_too_big| refused("memfd_create", usize::MAX))?;
+    pub(crate) fn create(_len: u64) -> Result<Self, OsError> {
+        Self::new(false)
+    }
+
+    pub(crate) fn create_scratch() -> Result<Self, OsError> {
+        Self::new(true)
+    }
+
+    fn new(is_scratch: bool) -> Result<Self, OsError> {
         Ok(Self(Arc::new(FileState {
-            last: (len / PAGE).saturating_sub(1),
+            is_scratch,
             scratch: Memory::new(PAGE)?,
             homes: Mutex::new(BTreeMap::new()),
         })))

@@ -146,4 +146,8 @@ fn memory_use_is_what_was_touched() {
     assert_eq!(used.resident_bytes, 3 * 4096);
     arena.free_pages(user(0), 10).unwrap();
     assert_eq!(arena.memory_use().unwrap().resident_bytes, 0);
+    // Scratch is one page, however many entries hold it.
+    arena.ptr::<u64>(offset(20, 0)).write(1);
+    arena.ptr::<u64>(offset(30, 0)).write(1);
+    assert_eq!(arena.memory_use().unwrap().resident_bytes, 4096);
 }

@@ -10,6 +10,7 @@ use core::marker::PhantomData;
 use core::ptr::{self, NonNull};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use harena_abi::PAGE_SIZE;
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 use rustix::process::Resource;
@@ -282,6 +283,11 @@ impl MemFile {
         rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
             .map_err(|error| os_error("fcntl", size, error))?;
         Ok(Self { fd })
+    }
+
+    /// A file of the one page that stands in for all empty ones.
+    pub(crate) fn create_scratch() -> Result<Self, OsError> {
+        Self::create(PAGE_SIZE)
     }
 
     /// Bytes of memory that the file holds.
