@@ -2,7 +2,8 @@
 //!
 //! | asked, in this order | answer |
 //! |---|---|
-//! | did the kernel raise it for a missing page? | else forward |
+//! | does a file lack the page (`SIGBUS`), in a view of another process? | remote touch |
+//! | did the kernel raise it for a missing page (`SIGSEGV`)? | else forward |
 //! | which program runs on this thread, innermost first? with an arena? | |
 //! | is the address in that arena's window or upper half guard? | recover |
 //! | is it in the view that a user of this process has of an arena? | user touch |
@@ -14,7 +15,7 @@
 use harena_abi::Cpu;
 
 use crate::geometry::WindowPage;
-use crate::registry::{Pin, Registry};
+use crate::registry::{Pin, Registry, ViewOf};
 use crate::report::{Access, ProgramTag};
 use crate::sync::{AtomicU64, AtomicUsize, Ordering};
 use crate::thread::{Record, ThreadKey};
@@ -37,6 +38,8 @@ pub struct Fault {
 pub enum Cause {
     /// A load or store met a page that is not there, or not accessible.
     Data(Access),
+    /// A load or store met a mapping whose file has no page there (`SIGBUS`).
+    NoFilePage,
     /// Anything else: an instruction fetch, a protection key, a signal that was sent.
     Other,
 }
@@ -52,6 +55,14 @@ pub enum Action<'a> {
     UserTouch {
         /// Keeps the arena alive.
         arena: Pin<'a>,
+        /// Bytes from `user_vm_start`.
+        offset: u64,
+    },
+    /// A touch of the page at this offset of a view of another process's arena: that process
+    /// decides.
+    RemoteTouch {
+        /// Keeps the view alive.
+        view: Pin<'a>,
         /// Bytes from `user_vm_start`.
         offset: u64,
     },
@@ -90,17 +101,32 @@ impl HostFault<'_> {
 /// Decides what to do about `fault` on the thread `key`.
 #[must_use]
 pub fn classify(registry: &Registry, key: ThreadKey, fault: Fault) -> Action<'_> {
-    let Cause::Data(access) = fault.cause else {
-        return Action::Forward;
-    };
-    if let Some(host) = host_fault(registry, key, fault.address, access) {
-        return Action::Recover(host);
+    match fault.cause {
+        Cause::Data(access) => match host_fault(registry, key, fault.address, access) {
+            Some(host) => Action::Recover(host),
+            None => user_touch(registry, fault.address),
+        },
+        Cause::NoFilePage => remote_touch(registry, fault.address),
+        Cause::Other => Action::Forward,
     }
-    let Some(arena) = registry.pin_user_view(fault.address) else {
+}
+
+fn user_touch(registry: &Registry, address: usize) -> Action<'_> {
+    let Some(arena) = registry.pin_user_view(address, ViewOf::OwnArena) else {
         return Action::Forward;
     };
-    match arena.user_offset(fault.address) {
+    match arena.user_offset(address) {
         Some(offset) => Action::UserTouch { arena, offset },
+        None => Action::Forward,
+    }
+}
+
+fn remote_touch(registry: &Registry, address: usize) -> Action<'_> {
+    let Some(view) = registry.pin_user_view(address, ViewOf::OtherProcess) else {
+        return Action::Forward;
+    };
+    match view.user_offset(address) {
+        Some(offset) => Action::RemoteTouch { view, offset },
         None => Action::Forward,
     }
 }
@@ -195,6 +221,84 @@ impl SavedAction {
             handler,
             flags,
             mask: self.mask.load(Ordering::Relaxed),
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use core::num::NonZeroUsize;
+
+    use super::*;
+    use crate::thread::Running;
+
+    const HOST: usize = 0x100_0000;
+    const LOCAL_VIEW: usize = 0x20_0000_0000;
+    const REMOTE_VIEW: usize = 0x30_0000_0000;
+    const SIZE: usize = 0x4000;
+
+    /// What `classify` says, without the pins.
+    #[derive(PartialEq, Eq, Debug)]
+    enum Verdict {
+        Forward,
+        Recover(u32),
+        User(u64),
+        Remote(u64),
+    }
+
+    fn verdict(registry: &Registry, address: usize, cause: Cause) -> Verdict {
+        match classify(registry, key(), Fault { address, cause }) {
+            Action::Forward => Verdict::Forward,
+            Action::Recover(host) => Verdict::Recover(host.page.raw()),
+            Action::UserTouch { offset, .. } => Verdict::User(offset),
+            Action::RemoteTouch { offset, .. } => Verdict::Remote(offset),
+        }
+    }
+
+    fn key() -> ThreadKey {
+        ThreadKey::new(NonZeroUsize::MIN)
+    }
+
+    #[test]
+    fn each_kind_of_fault_finds_its_own_kind_of_memory() {
+        static ALL: Registry = Registry::new();
+        let none = core::ptr::null_mut();
+        let arena = ALL.publish(HOST, none).expect("slots are free");
+        ALL.set_user_view(arena, LOCAL_VIEW, SIZE);
+        ALL.publish_view(REMOTE_VIEW, SIZE, none)
+            .expect("slots are free");
+        let running = Running {
+            program: ProgramTag::new(1),
+            arena: Some(arena),
+            cpu: Cpu::new(0),
+        };
+        let data = Cause::Data(Access::Read);
+        assert_eq!(
+            verdict(&ALL, HOST + 0x1008, data),
+            Verdict::Forward,
+            "no program"
+        );
+        ALL.enter(key(), running).expect("not too deep");
+        assert_eq!(verdict(&ALL, HOST + 0x1008, data), Verdict::Recover(1));
+        assert_eq!(verdict(&ALL, LOCAL_VIEW + 8, data), Verdict::User(8));
+        assert_eq!(
+            verdict(&ALL, REMOTE_VIEW + 8, Cause::NoFilePage),
+            Verdict::Remote(8)
+        );
+        // A page that a file lacks is nobody's but a remote view's, and a page that is not
+        // mapped is never a remote view's.
+        for address in [
+            HOST + 0x1008,
+            LOCAL_VIEW + 8,
+            REMOTE_VIEW + SIZE,
+            REMOTE_VIEW - 1,
+            8,
+        ] {
+            assert_eq!(verdict(&ALL, address, Cause::NoFilePage), Verdict::Forward);
+        }
+        assert_eq!(verdict(&ALL, REMOTE_VIEW + 8, data), Verdict::Forward);
+        for address in [HOST + 0x1008, LOCAL_VIEW + 8, REMOTE_VIEW + 8] {
+            assert_eq!(verdict(&ALL, address, Cause::Other), Verdict::Forward);
         }
     }
 }

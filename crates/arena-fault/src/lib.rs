@@ -52,7 +52,7 @@ pub use geometry::{GUARD_SIZE, HALF_GUARD, KERN_VM_SIZE, WINDOW_PAGES, WINDOW_SI
 pub use page_list::{Link, PageList, PageRange};
 #[cfg(not(loom))]
 pub use registry::REGISTRY;
-pub use registry::{ARENAS_MAX, ArenaId, Pin, Registry, Slot};
+pub use registry::{ARENAS_MAX, ArenaId, Pin, Registry, Slot, ViewOf};
 pub use report::{Access, ProgramTag, Report, ReportRing};
 pub use scratch::ScratchRing;
 pub use thread::{DEPTH_MAX, Depth, EnterError, Running, THREADS_MAX, ThreadKey};

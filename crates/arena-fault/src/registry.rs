@@ -7,8 +7,9 @@
 //! ```
 //!
 //! A handler reads a slot's other words only while it holds a [`Pin`]; `retire` returns
-//! only when no pin is left, so what a pinned slot points to is alive. A handler never
-//! waits; `retire` waits for handlers, which are short and wait for nobody.
+//! only when no pin is left, so what a pinned slot points to is alive. `retire` waits for
+//! handlers. Those of an arena are short and wait for nobody. Those of a view of another
+//! process's arena wait for that process: who retires such a slot ends their wait first.
 
 use core::fmt;
 
@@ -75,6 +76,17 @@ pub struct Registry {
     pub(crate) threads: ThreadTable,
     /// The action that faults of others are forwarded to.
     pub saved: SavedAction,
+    /// The same for touches of a mapping whose file has no page there (`SIGBUS`).
+    pub saved_bus: SavedAction,
+}
+
+/// Whose arena a slot's user view shows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ViewOf {
+    /// The slot's own arena, which lives in this process.
+    OwnArena,
+    /// An arena of another process; the slot is nothing but that view.
+    OtherProcess,
 }
 
 /// One arena's place in the registry.
@@ -82,6 +94,8 @@ pub struct Registry {
 pub struct Slot {
     state: AtomicU32,
     generation: AtomicU32,
+    /// 1 if the arena lives in another process.
+    is_elsewhere: AtomicU32,
     /// Host address of the arena's 32-bit offset 0.
     host_start: AtomicUsize,
     user_start: AtomicUsize,
@@ -101,11 +115,12 @@ pub struct Pin<'a> {
 impl Registry {
     #[cfg(not(loom))]
     #[expect(clippy::large_stack_frames, reason = "only evaluated for a static")]
-    const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self {
             slots: [const { Slot::new() }; ARENAS_MAX],
             threads: ThreadTable::new(),
             saved: SavedAction::new(),
+            saved_bus: SavedAction::new(),
         }
     }
 
@@ -113,6 +128,18 @@ impl Registry {
     pub fn publish(&self, host_start: usize, payload: *mut ()) -> Option<ArenaId> {
         self.slots.iter().zip(0u16..).find_map(|(slot, number)| {
             let generation = slot.publish(host_start, payload)?;
+            Some(ArenaId {
+                slot: number,
+                generation,
+            })
+        })
+    }
+
+    /// Makes a view of another process's arena known: `size` bytes at `start`. `None` if
+    /// [`ARENAS_MAX`] arenas and such views are alive.
+    pub fn publish_view(&self, start: usize, size: usize, payload: *mut ()) -> Option<ArenaId> {
+        self.slots.iter().zip(0u16..).find_map(|(slot, number)| {
+            let generation = slot.publish_view(start, size, payload)?;
             Some(ArenaId {
                 slot: number,
                 generation,
@@ -151,15 +178,16 @@ impl Registry {
         (pin.slot.generation.load(Ordering::Relaxed) == id.generation).then_some(pin)
     }
 
-    /// The arena whose user view holds `address`.
-    pub fn pin_user_view(&self, address: usize) -> Option<Pin<'_>> {
+    /// The slot whose user view, of the kind asked for, holds `address`.
+    pub fn pin_user_view(&self, address: usize, of: ViewOf) -> Option<Pin<'_>> {
+        let holds = |slot: &Slot| slot.view_of() == of && slot.user_offset(address).is_some();
         self.slots
             .iter()
-            .filter(|slot| slot.user_offset(address).is_some())
+            .filter(|slot| holds(slot))
             .find_map(|slot| {
                 let pin = slot.pin()?;
                 // Asked again under the pin: the slot may have changed hands.
-                slot.user_offset(address).is_some().then_some(pin)
+                holds(slot).then_some(pin)
             })
     }
 
@@ -194,6 +222,7 @@ impl Slot {
             Self {
                 state: AtomicU32::new(0),
                 generation: AtomicU32::new(0),
+                is_elsewhere: AtomicU32::new(0),
                 host_start: AtomicUsize::new(0),
                 user_start: AtomicUsize::new(0),
                 user_size: AtomicUsize::new(0),
@@ -204,18 +233,41 @@ impl Slot {
 
     /// Takes the slot if it is free; gives the new generation.
     pub fn publish(&self, host_start: usize, payload: *mut ()) -> Option<u32> {
+        let generation = self.claim()?;
+        self.is_elsewhere.store(0, Ordering::Relaxed);
+        self.user_size.store(0, Ordering::Relaxed);
+        self.host_start.store(host_start, Ordering::Relaxed);
+        self.go_live(payload);
+        Some(generation)
+    }
+
+    /// Takes the slot, if it is free, for a view of another process's arena.
+    fn publish_view(&self, start: usize, size: usize, payload: *mut ()) -> Option<u32> {
+        let generation = self.claim()?;
+        self.is_elsewhere.store(1, Ordering::Relaxed);
+        // No program can run on it, so no address is ever compared with this.
+        self.host_start.store(usize::MAX, Ordering::Relaxed);
+        self.user_start.store(start, Ordering::Relaxed);
+        // Release: who sees the size sees the start; pairs with `user_offset`.
+        self.user_size.store(size, Ordering::Release);
+        self.go_live(payload);
+        Some(generation)
+    }
+
+    fn claim(&self) -> Option<u32> {
         // Acquire: pairs with the Release in `retire` of the slot's last owner.
         self.state
             .compare_exchange(0, CLAIMED, Ordering::Acquire, Ordering::Relaxed)
             .ok()?;
         let generation = self.generation.load(Ordering::Relaxed).wrapping_add(1);
         self.generation.store(generation, Ordering::Relaxed);
-        self.user_size.store(0, Ordering::Relaxed);
-        self.host_start.store(host_start, Ordering::Relaxed);
+        Some(generation)
+    }
+
+    fn go_live(&self, payload: *mut ()) {
         self.payload.store(payload, Ordering::Relaxed);
         // Release: publishes the fields; pairs with the Acquire in `pin`.
         self.state.store(CLAIMED | LIVE, Ordering::Release);
-        Some(generation)
     }
 
     /// Pins the slot if it is live.
@@ -254,6 +306,14 @@ impl Slot {
         self.user_size.store(0, Ordering::Relaxed);
         // Relaxed: nothing is given back that another owner could take.
         self.state.fetch_and(!LIVE, Ordering::Relaxed);
+    }
+
+    fn view_of(&self) -> ViewOf {
+        // Relaxed: what counts is asked under a pin, which orders it.
+        match self.is_elsewhere.load(Ordering::Relaxed) {
+            0 => ViewOf::OwnArena,
+            _ => ViewOf::OtherProcess,
+        }
     }
 
     fn user_offset(&self, address: usize) -> Option<usize> {
@@ -317,12 +377,29 @@ mod tests {
         LOCAL.set_user_view(second, 0x5000, 0x1000);
         assert!(
             LOCAL
-                .pin_user_view(0x5fff)
+                .pin_user_view(0x5fff, ViewOf::OwnArena)
                 .is_some_and(|p| p.user_offset(0x5fff) == Some(0xfff))
         );
-        assert!(LOCAL.pin_user_view(0x6000).is_none());
+        assert!(LOCAL.pin_user_view(0x6000, ViewOf::OwnArena).is_none());
+        assert!(LOCAL.pin_user_view(0x5fff, ViewOf::OtherProcess).is_none());
         LOCAL.retire(second);
-        assert!(LOCAL.pin_user_view(0x5fff).is_none());
+        assert!(LOCAL.pin_user_view(0x5fff, ViewOf::OwnArena).is_none());
+    }
+
+    #[test]
+    fn a_view_of_another_process_is_found_by_its_addresses_only() {
+        static VIEWS: Registry = Registry::new();
+        let view = VIEWS.publish_view(0x5000, 0x1000, core::ptr::null_mut());
+        let view = view.expect("slots are free");
+        let of = ViewOf::OtherProcess;
+        assert!(VIEWS.pin_user_view(0x4fff, of).is_none());
+        let pin = VIEWS.pin_user_view(0x5008, of).expect("inside");
+        assert_eq!(pin.user_offset(0x5008), Some(8));
+        assert_eq!(pin.host_offset(0x5008), None, "it has no host window");
+        drop(pin);
+        assert!(VIEWS.pin_user_view(0x5008, ViewOf::OwnArena).is_none());
+        VIEWS.retire(view);
+        assert!(VIEWS.pin_user_view(0x5008, of).is_none());
     }
 
     #[test]

@@ -541,6 +541,8 @@ mod watched {
                 Action::Forward => Outcome::Forward,
                 Action::Recover(host) => shared(host.arena.payload()).recover(&host),
                 Action::UserTouch { arena, offset } => shared(arena.payload()).user_touch(offset),
+                // There is one process.
+                Action::RemoteTouch { .. } => Outcome::Forward,
             };
             if outcome == Outcome::Forward {
                 return None;

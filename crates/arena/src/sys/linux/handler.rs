@@ -151,6 +151,8 @@ fn act(fault: Fault) -> Outcome {
         Action::Forward => Outcome::Forward,
         Action::Recover(host) => recover(&host),
         Action::UserTouch { arena, offset } => shared_of(&arena).user_touch(offset),
+        // Nobody makes such a view yet.
+        Action::RemoteTouch { .. } => Outcome::Forward,
     }
 }
 
