@@ -27,7 +27,7 @@ use crate::shared::{Outcome, Placed, Shared};
 use crate::slab::Slab;
 use crate::spec::{ArenaSpec, CreateError};
 use crate::sync::{Arc, OnceLock, Ordering, spin_loop};
-use crate::sys::{OsError, install_handler};
+use crate::sys::{FaultSignal, OsError, install_handler};
 use crate::view::{Scheme, View};
 
 /// Bytes of address space that every arena takes in its reservation.
@@ -149,7 +149,7 @@ impl Arena {
         let kern_vm_start = kern_vm
             .checked_add(HALF_GUARD)
             .ok_or(CreateError::Placement { offset, len })?;
-        install_handler().map_err(CreateError::Os)?;
+        install_handler(FaultSignal::Segv).map_err(CreateError::Os)?;
         let area = reservation
             .claim(offset, ARENA_AREA)
             .map_err(placement_error)?;

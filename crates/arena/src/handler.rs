@@ -1,6 +1,7 @@
 //! The fault handler as the embedding program sees it.
 //!
-//! It is installed with the first arena and stays. Faults that are not ours go to the action
+//! It is installed with the first arena (for `SIGSEGV`) and with the first view of another
+//! process's arena (for `SIGBUS`), and stays. Faults that are not ours go to the action
 //! that was there before, as if ours were not (see `sys/linux/chain.rs`). The crate's
 //! documentation says what an embedder has to know of it.
 
@@ -8,31 +9,34 @@ use core::marker::PhantomData;
 
 use harena_arena_fault::REGISTRY;
 
-use crate::sys::{self, OsError};
+use crate::sys::{self, FaultSignal, OsError};
 
 /// Why the handler was not removed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum UninstallError {
-    /// Arenas that need it are alive.
-    #[error("arenas are alive")]
+    /// Arenas or views that need it are alive.
+    #[error("arenas or views of arenas are alive")]
     LiveArenas,
     /// Another handler was installed after ours and may forward to it.
-    #[error("another SIGSEGV handler was installed later")]
+    #[error("another handler of SIGSEGV or SIGBUS was installed later")]
     NotOnTop,
     /// The system refused.
     #[error("signal handler")]
     Os(#[source] OsError),
 }
 
-/// Puts the SIGSEGV action back that was there before the first arena.
+/// Puts the actions back that were there before the first arena and the first view.
 pub fn uninstall_fault_handler() -> Result<(), UninstallError> {
     if REGISTRY.any_live() {
         return Err(UninstallError::LiveArenas);
     }
-    match sys::uninstall_handler() {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(UninstallError::NotOnTop),
-        Err(error) => Err(UninstallError::Os(error)),
+    // Each goes if it can: whether the other one does makes no difference to it.
+    let segv = sys::uninstall_handler(FaultSignal::Segv).map_err(UninstallError::Os)?;
+    let bus = sys::uninstall_handler(FaultSignal::Bus).map_err(UninstallError::Os)?;
+    if segv && bus {
+        Ok(())
+    } else {
+        Err(UninstallError::NotOnTop)
     }
 }
 

@@ -71,6 +71,8 @@ mod lock;
 mod mem;
 mod pool;
 mod range_tree;
+#[cfg(unix)]
+mod remote;
 mod reservation;
 #[cfg(all(test, shuttle))]
 mod schedules;
@@ -93,8 +95,14 @@ pub use harena_arena_fault::{
 };
 pub use inject::{FailedAllocs, Injection};
 pub use lock::LockError;
+#[cfg(unix)]
+pub use mem::UserPtr;
 pub use mem::{ArenaIter, ArenaPtr, ArenaSlice, CopyError, Plain, SliceError};
 pub use pool::{POOL_GRANULE, POOL_GROWTH_PAGES, Pool, PoolError, PoolFreeError};
+#[cfg(unix)]
+pub use remote::{
+    AttachError, LinkCloser, LinkError, PEERS_MAX, PeerLink, ShareError, UserView, WireError,
+};
 pub use reservation::{Reservation, ReserveError};
 pub use scope::{ProgramScope, ScopeError};
 pub use shared::{REPORTS_MAX, SCRATCH_MAX};

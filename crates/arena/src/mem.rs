@@ -28,8 +28,12 @@ use crate::arena::Arena;
 use crate::slab::{PageInfo, PageTag};
 
 mod slice;
+#[cfg(unix)]
+mod user;
 
 pub use slice::{ArenaIter, ArenaSlice, SliceError};
+#[cfg(unix)]
+pub use user::UserPtr;
 
 mod sealed {
     pub trait Sealed: Copy {}

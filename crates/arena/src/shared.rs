@@ -31,7 +31,7 @@ use harena_arena_fault::{
 use crate::inject::Injected;
 use crate::reservation::Reservation;
 use crate::spec::ArenaSpec;
-use crate::sync::{Arc, AtomicU32, AtomicU64, OnceLock, Ordering, spin_loop};
+use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, OnceLock, Ordering, spin_loop};
 use crate::sys::{MemFile, OsError, Protection, Span, SpareMappings, Table, process_id};
 use crate::view::View;
 
@@ -94,6 +94,10 @@ pub(crate) struct Shared {
     /// One page, apart from the arena's pages: who is handed their file must not reach what
     /// host code wrote by mistake.
     scratch_file: MemFile,
+    /// Whether another process may have the file, and so may write into its holes.
+    file_is_shared: AtomicBool,
+    /// Other processes that have a view now.
+    pub(crate) peers: AtomicU32,
     entries: Table<Entry>,
     pub(crate) placed: OnceLock<Placed>,
     pub(crate) user: OnceLock<View>,
@@ -130,6 +134,8 @@ impl Shared {
             area,
             file: Arc::new(file),
             scratch_file: MemFile::create_scratch()?,
+            file_is_shared: AtomicBool::new(false),
+            peers: AtomicU32::new(0),
             entries: Table::zeroed(WINDOW_PAGES as usize)?,
             placed: OnceLock::new(),
             user: OnceLock::new(),
@@ -324,7 +330,7 @@ impl Shared {
             claim.release();
             return Outcome::Forward;
         }
-        if self.expose(placed, pages).is_err() {
+        if self.expose_new(placed, pages).is_err() {
             self.uncharge(1);
             claim.release();
             return Outcome::Forward;
@@ -335,6 +341,17 @@ impl Shared {
         let listed = self.touched.push(pages);
         debug_assert!(listed, "every page of the window has a link");
         Outcome::Retry
+    }
+
+    /// Makes pages accessible that nobody had; they are zero.
+    fn expose_new(&self, placed: &Placed, pages: PageRange) -> Result<(), OsError> {
+        if self.file_is_shared() {
+            // A hole is a zero page only as long as nobody else can write into it.
+            let len = u64::from(pages.len()) * PAGE_SIZE;
+            self.file
+                .punch(placed.host.file_offset(pages.first()), len)?;
+        }
+        self.expose(placed, pages)
     }
 
     fn expose(&self, placed: &Placed, pages: PageRange) -> Result<(), OsError> {
@@ -352,6 +369,18 @@ impl Shared {
     fn show(&self, placed: &Placed, pages: PageRange) -> Result<(), OsError> {
         placed.host.expose(pages)?;
         self.user.get().map_or(Ok(()), |user| user.expose(pages))
+    }
+
+    /// From now on another process may have the file. What it writes into a hole before the
+    /// page is allocated is wiped then; what it writes later it could write into any page.
+    pub(crate) fn set_file_shared(&self) {
+        // Relaxed: the descriptor that makes it matter goes out by a system call after this; a
+        // page that is being exposed meanwhile was allocated before.
+        self.file_is_shared.store(true, Ordering::Relaxed);
+    }
+
+    fn file_is_shared(&self) -> bool {
+        self.file_is_shared.load(Ordering::Relaxed)
     }
 
     /// Counts pages that come into use; false at the limit.
@@ -406,7 +435,7 @@ impl Shared {
             return Err(PopulateError::Limit);
         }
         let done = self.claim_all(pages).and_then(|claims| {
-            if let Err(error) = self.expose(placed, pages) {
+            if let Err(error) = self.expose_new(placed, pages) {
                 claims.into_iter().for_each(Claim::release);
                 return Err(PopulateError::Os(error));
             }

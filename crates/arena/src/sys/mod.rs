@@ -1,8 +1,9 @@
-//! The one seam to the operating system: address ranges, memory files, the signal handler.
+//! The one seam to the operating system: address ranges, memory files, messages, the signal
+//! handlers.
 //!
 //! `linux` is the real thing. `model` stands in for it where there are no mappings and no
 //! signals (Miri, other systems), or where they must be watched (shuttle): memory from the
-//! allocator, and a table of what a real system would have mapped.
+//! allocator, a table of what a real system would have mapped, and no other process.
 
 #[cfg(all(target_os = "linux", not(any(miri, shuttle))))]
 mod linux;
@@ -10,6 +11,11 @@ mod linux;
 pub(crate) use linux::{
     AddressRange, AltStack, MemFile, SpareMappings, Table, install_handler, on_alt_stack,
     process_id, thread_key, uninstall_handler,
+};
+#[cfg(all(target_os = "linux", not(any(miri, shuttle))))]
+pub(crate) use linux::{
+    FILES_MAX, Patience, Tokens, Watch, end, files_have_huge_pages, packet_pair, receive,
+    receive_files, send, send_files, this_process, wait,
 };
 
 #[cfg(any(not(target_os = "linux"), miri, shuttle))]
@@ -19,6 +25,20 @@ pub(crate) use model::{
     AddressRange, AltStack, MemFile, SpareMappings, Table, install_handler, on_alt_stack,
     process_id, thread_key, uninstall_handler,
 };
+#[cfg(all(unix, any(not(target_os = "linux"), miri, shuttle)))]
+pub(crate) use model::{
+    FILES_MAX, Patience, Tokens, Watch, end, files_have_huge_pages, packet_pair, receive,
+    receive_files, send, send_files, this_process, wait,
+};
+
+/// A signal that a fault raises.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum FaultSignal {
+    /// Nothing is mapped there, or it is not accessible.
+    Segv,
+    /// The file that is mapped there has no page.
+    Bus,
+}
 
 /// A system call that failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -30,6 +50,16 @@ pub struct OsError {
     pub len: usize,
     /// The system's error number.
     pub errno: i32,
+}
+
+impl OsError {
+    /// Whether the other end of a connection is gone.
+    pub(crate) fn is_disconnect(self) -> bool {
+        /// The same on all systems that we run on.
+        const EPIPE: i32 = 32;
+        const ECONNRESET: i32 = 104;
+        [EPIPE, ECONNRESET].contains(&self.errno)
+    }
 }
 
 /// A page-aligned part of an address range.

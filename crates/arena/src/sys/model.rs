@@ -4,7 +4,7 @@
 //! For Miri, for shuttle, and so that the crate builds on other systems. A range is backed by
 //! memory in its first megabyte only; a touch further on is out of bounds, which Miri reports.
 //! The memory of a file's page lies where the page is first mapped, so that plain pointers find
-//! it; scratch has memory of its own.
+//! it; scratch has memory of its own. There is one process: views in others are refused.
 //!
 //! ```text
 //!  reserved ──► hidden ──► page          page: it can be touched, and is the file's own
@@ -21,6 +21,8 @@ use core::num::NonZeroUsize;
 use core::ptr::NonNull;
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::collections::BTreeMap;
+#[cfg(unix)]
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use harena_abi::Errno;
@@ -29,7 +31,7 @@ use harena_arena_fault::ThreadKey;
 #[cfg(not(shuttle))]
 use crate::mem::Zeroable;
 use crate::sync::{AtomicU32, Ordering};
-use crate::sys::{LetGo, OsError, Protection, Span};
+use crate::sys::{FaultSignal, LetGo, OsError, Protection, Span};
 
 const BACKED_MAX: usize = if cfg!(shuttle) { 1 << 17 } else { 1 << 20 };
 const PAGE: usize = 4096;
@@ -354,32 +356,14 @@ impl MemFile {
         Ok(0)
     }
 
-    /// Gives memory back, which reads as zeroes afterwards. Nobody may be able to reach it.
-    pub(crate) fn punch(&self, offset: u64, len: u64) -> Result<(), OsError> {
-        let as_usize = |n: u64| usize::try_from(n).map_err(|_too_big| refused("fallocate", 0));
-        let (offset, len) = (as_usize(offset)?, as_usize(len)?);
-        let homes = unpoisoned(&self.0.homes);
-        for page in pages(Span { offset, len }) {
-            let home = homes.get(&page);
-            let home = home.unwrap_or_else(|| panic!("page {page} of the file was never mapped"));
-            assert_eq!(
-                home.shown, 0,
-                "page {page} of the file is given back, but can be reached"
-            );
-            let (offset, len) = (home.number * PAGE, PAGE);
-            home.memory.zero(Span { offset, len });
-        }
-        Ok(())
+    #[cfg(unix)]
+    pub(crate) fn populate(&self, _offset: u64, _len: u64) -> Result<(), OsError> {
+        Err(refused("fallocate", 0))
     }
-}
 
-impl FileState {
-    fn settle_at(&self, page: usize, memory: &Arc<Memory>, number: usize) {
-        unpoisoned(&self.homes).entry(page).or_insert_with(|| Home {
-            memory: Arc::clone(memory),
-            number,
-            shown: 0,
-        });
+    #[cfg(unix)]
+    pub(crate) fn adopt(_fd: OwnedFd, _len: u64) -> Result<Self, OsError> {
+        Err(refused("memory file", 0))
     }
 
     /// Counts a place that begins or ceases to show a page.
@@ -388,6 +372,110 @@ impl FileState {
             && let Some(home) = unpoisoned(&self.homes).get_mut(&place.page)
         {
             home.shown += by;
+        }
+    }
+}
+
+/// Never asked for: `files_have_huge_pages` comes first, and refuses.
+#[cfg(unix)]
+impl AsFd for MemFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        unreachable!("sharing is refused before")
+    }
+}
+
+#[cfg(unix)]
+pub(crate) use links::*;
+
+/// What links between processes need: all of it is refused.
+#[cfg(unix)]
+mod links {
+    use std::os::fd::{BorrowedFd, OwnedFd};
+
+    use super::{AddressRange, refused};
+    use crate::sys::OsError;
+
+    pub(crate) const FILES_MAX: usize = 16;
+
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub(crate) enum Patience {
+        Wait,
+        DontWait,
+    }
+
+    pub(crate) fn files_have_huge_pages() -> Result<bool, OsError> {
+        Err(refused("memory file", 0))
+    }
+
+    pub(crate) fn this_process() -> Result<OwnedFd, OsError> {
+        Err(refused("pidfd_open", 0))
+    }
+
+    pub(crate) fn packet_pair() -> Result<(OwnedFd, OwnedFd), OsError> {
+        Err(refused("socketpair", 0))
+    }
+
+    pub(crate) fn end(_socket: BorrowedFd<'_>) {}
+
+    pub(crate) fn send(
+        _to: BorrowedFd<'_>,
+        bytes: &[u8],
+        _patience: Patience,
+    ) -> Result<(), OsError> {
+        Err(refused("send", bytes.len()))
+    }
+
+    pub(crate) fn receive(
+        _from: BorrowedFd<'_>,
+        bytes: &mut [u8],
+        _patience: Patience,
+    ) -> Result<usize, OsError> {
+        Err(refused("recv", bytes.len()))
+    }
+
+    pub(crate) fn send_files(
+        _to: BorrowedFd<'_>,
+        bytes: &[u8],
+        _files: &[BorrowedFd<'_>],
+    ) -> Result<(), OsError> {
+        Err(refused("sendmsg", bytes.len()))
+    }
+
+    pub(crate) fn receive_files(
+        _from: BorrowedFd<'_>,
+        bytes: &mut [u8],
+        _files: &mut Vec<OwnedFd>,
+    ) -> Result<usize, OsError> {
+        Err(refused("recvmsg", bytes.len()))
+    }
+
+    pub(crate) fn wait<const N: usize>(_files: [BorrowedFd<'_>; N]) -> Result<[bool; N], OsError> {
+        Err(refused("poll", N))
+    }
+
+    #[derive(Debug)]
+    pub(crate) struct Tokens;
+
+    impl Tokens {
+        pub(crate) fn new(_count: u8) -> Result<Self, OsError> {
+            Err(refused("pipe2", 0))
+        }
+
+        pub(crate) fn take(&self) -> Result<u8, OsError> {
+            Err(refused("read", 1))
+        }
+
+        pub(crate) fn put_back(&self, _token: u8) -> Result<(), OsError> {
+            Err(refused("write", 1))
+        }
+    }
+
+    #[derive(Debug)]
+    pub(crate) struct Watch;
+
+    impl Watch {
+        pub(crate) fn new(range: &AddressRange) -> Result<Self, OsError> {
+            Err(refused("userfaultfd", range.len()))
         }
     }
 }
@@ -422,11 +510,11 @@ pub(crate) fn on_alt_stack() -> Result<Option<AltStack>, OsError> {
     Ok(None)
 }
 
-pub(crate) fn install_handler() -> Result<(), OsError> {
+pub(crate) fn install_handler(_signal: FaultSignal) -> Result<(), OsError> {
     Ok(())
 }
 
-pub(crate) fn uninstall_handler() -> Result<bool, OsError> {
+pub(crate) fn uninstall_handler(_signal: FaultSignal) -> Result<bool, OsError> {
     Ok(true)
 }
 

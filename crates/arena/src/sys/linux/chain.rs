@@ -11,7 +11,7 @@ use core::ffi::{c_int, c_void};
 use core::mem::MaybeUninit;
 use core::ptr;
 
-use harena_arena_fault::{ActionWords, REGISTRY};
+use harena_arena_fault::{ActionWords, REGISTRY, SavedAction};
 
 /// Signals that a mask word has room for.
 const SIGNALS: c_int = 64;
@@ -23,10 +23,10 @@ type InfoHandler = extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
 ///
 /// # Safety
 ///
-/// 1. Called from our SIGSEGV handler with the arguments the kernel gave it.
+/// 1. Called from our handler of the signal with the arguments the kernel gave it.
 /// 2. The caller holds nothing: a former handler may leave by `longjmp`.
 pub(super) unsafe fn forward(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
-    let former = REGISTRY.saved.load();
+    let former = saved(signal).load();
     // SAFETY: valid by the caller's promise.
     let raised_by_kernel = unsafe { (*info).si_code } > 0;
     match former.handler {
@@ -40,9 +40,26 @@ pub(super) unsafe fn forward(signal: c_int, info: *mut libc::siginfo_t, context:
     }
 }
 
+/// The action that was there before ours.
+pub(super) fn saved(signal: c_int) -> &'static SavedAction {
+    match signal {
+        libc::SIGBUS => &REGISTRY.saved_bus,
+        _ => &REGISTRY.saved,
+    }
+}
+
 /// Puts the default action in place; a real fault then happens again, a sent signal is sent
 /// again (it is delivered when this handler returns).
 fn take_default(signal: c_int, raised_by_kernel: bool) {
+    set_default(signal);
+    if !raised_by_kernel {
+        // SAFETY: `raise` is async-signal-safe and has no preconditions.
+        unsafe { libc::raise(signal) };
+    }
+}
+
+/// Puts the default action in place.
+pub(super) fn set_default(signal: c_int) {
     let default = to_sigaction(ActionWords {
         handler: libc::SIG_DFL,
         flags: 0,
@@ -50,10 +67,6 @@ fn take_default(signal: c_int, raised_by_kernel: bool) {
     });
     // SAFETY: the default action has no preconditions.
     unsafe { libc::sigaction(signal, &raw const default, ptr::null_mut()) };
-    if !raised_by_kernel {
-        // SAFETY: `raise` is async-signal-safe and has no preconditions.
-        unsafe { libc::raise(signal) };
-    }
 }
 
 /// # Safety
@@ -68,19 +81,21 @@ unsafe fn call(
 ) {
     let has = |flag: c_int| former.flags & u64::from(flag.cast_unsigned()) != 0;
     if has(libc::SA_RESETHAND) {
-        REGISTRY.saved.save(ActionWords {
+        saved(signal).save(ActionWords {
             handler: libc::SIG_DFL,
             ..former
         });
     }
     // What would be blocked, had the kernel called it: what was blocked at the fault, its mask,
-    // and the signal itself unless NODEFER. Ours blocks all signals meanwhile.
-    // SAFETY: the kernel's frame (promise 2).
-    let mut mask = former.mask | unsafe { blocked_at_fault(context) };
+    // and the signal itself unless NODEFER.
+    // SAFETY: what the kernel gave to our handler (promise 2).
+    let interrupted = unsafe { interrupted_mask(context) };
+    // SAFETY: valid by the same promise; the kernel fills the first word.
+    let mut blocked = former.mask | unsafe { interrupted.read() };
     if !has(libc::SA_NODEFER) {
-        mask |= 1u64 << (signal - 1);
+        blocked |= mask_of(signal);
     }
-    let mask = to_sigset(mask);
+    let mask = to_sigset(blocked);
     // SAFETY: async-signal-safe; the kernel restores the interrupted mask on return.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const mask, ptr::null_mut()) };
     let handler = &raw const former.handler;
@@ -95,17 +110,21 @@ unsafe fn call(
     }
 }
 
-/// The signal mask of the interrupted code.
+/// The word of the frame that holds the mask of the interrupted code, which returning from
+/// the handler restores. The kernel fills only this much of the C library's larger set.
 ///
 /// # Safety
 ///
-/// 1. `context` is what the kernel passed to an `SA_SIGINFO` handler.
-unsafe fn blocked_at_fault(context: *const c_void) -> u64 {
-    let context = context.cast::<libc::ucontext_t>();
-    // SAFETY: a field of the frame (the caller's promise).
-    let mask = unsafe { &raw const (*context).uc_sigmask };
-    // SAFETY: as above; the kernel writes 64 bits, fewer than the C library's type has.
-    unsafe { mask.cast::<u64>().read() }
+/// 1. `context` is what the kernel gave to our handler.
+pub(super) unsafe fn interrupted_mask(context: *mut c_void) -> *mut u64 {
+    // SAFETY: valid by the caller's promise.
+    let set = unsafe { &raw mut (*context.cast::<libc::ucontext_t>()).uc_sigmask };
+    set.cast()
+}
+
+/// The mask word with one signal.
+pub(super) const fn mask_of(signal: c_int) -> u64 {
+    1 << (signal - 1)
 }
 
 /// A `sigaction` with these words.
@@ -125,7 +144,7 @@ pub(super) fn from_sigaction(action: &libc::sigaction) -> ActionWords {
     for signal in 1..=SIGNALS {
         // SAFETY: the set comes from the kernel; numbers it does not know give 0 or -1.
         if unsafe { libc::sigismember(&raw const action.sa_mask, signal) } == 1 {
-            mask |= 1u64 << (signal - 1);
+            mask |= mask_of(signal);
         }
     }
     ActionWords {
@@ -141,7 +160,7 @@ fn to_sigset(mask: u64) -> libc::sigset_t {
     unsafe { libc::sigemptyset(set.as_mut_ptr()) };
     // SAFETY: `sigemptyset` has initialised it.
     let mut set = unsafe { set.assume_init() };
-    for signal in (1..=SIGNALS).filter(|signal| mask & (1u64 << (signal - 1)) != 0) {
+    for signal in (1..=SIGNALS).filter(|signal| mask & mask_of(*signal) != 0) {
         // SAFETY: the set is initialised; a number it does not know is refused.
         unsafe { libc::sigaddset(&raw mut set, signal) };
     }

@@ -1,10 +1,19 @@
-//! The SIGSEGV handler: read the frame, classify, act or forward.
+//! The handler of SIGSEGV and SIGBUS: read the frame, classify, act or forward.
+//!
+//! | signal | installed with | of interest |
+//! |---|---|---|
+//! | SIGSEGV | the first arena | touches of hidden pages of arenas of this process |
+//! | SIGBUS | the first view of another process's arena | touches of pages that its file lacks |
 //!
 //! Order matters: `classify` decides with loads of a few atomics; only a fault that is ours
 //! goes on to change mappings; all others go to whoever was there before, untouched. While
 //! the handler runs, all signals are blocked on its thread: a fault inside it makes the kernel
 //! apply the default action instead of entering it again, and another party's handler, which
 //! may touch the arena itself, waits.
+//!
+//! A touch in a view of another process's arena waits for that process, as a page fault waits
+//! for a disk. A handler that ran in between could leave by `longjmp` with the answer still to
+//! come.
 //!
 //! What it never does: allocate, take a lock, touch a lazily set-up thread-local, log, panic.
 //!
@@ -15,12 +24,13 @@ use core::mem::MaybeUninit;
 use core::ptr;
 
 use harena_arena_fault::{
-    Access, Action, ActionWords, Cause, Fault, HostFault, Pin, REGISTRY, classify,
+    Access, Action, ActionWords, Cause, Fault, HostFault, Pin, REGISTRY, SavedAction, classify,
 };
 
+use crate::remote::{Remote, Touched};
 use crate::shared::{Outcome, Shared};
-use crate::sys::OsError;
-use crate::sys::linux::{chain, thread_key};
+use crate::sys::linux::{chain, process_id, thread_key};
+use crate::sys::{FaultSignal, OsError};
 
 /// Page fault error code of x86-64: the access was a write, an instruction fetch.
 #[cfg(target_arch = "x86_64")]
@@ -28,66 +38,97 @@ const PF_WRITE: i64 = 1 << 1;
 #[cfg(target_arch = "x86_64")]
 const PF_INSTR: i64 = 1 << 4;
 
-/// Installs the handler unless it is installed.
-pub(crate) fn install_handler() -> Result<(), OsError> {
-    match begin_change() {
+/// What became of a fault.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Verdict {
+    /// Run the instruction again.
+    Retry,
+    /// Not ours: the previous action decides.
+    Forward,
+    /// A SIGSEGV, whatever signal the kernel raised.
+    Segv,
+}
+
+impl From<Outcome> for Verdict {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Retry => Self::Retry,
+            Outcome::Forward => Self::Forward,
+        }
+    }
+}
+
+const fn number(signal: FaultSignal) -> c_int {
+    match signal {
+        FaultSignal::Segv => libc::SIGSEGV,
+        FaultSignal::Bus => libc::SIGBUS,
+    }
+}
+
+/// Installs the handler for a signal unless it is installed.
+pub(crate) fn install_handler(signal: FaultSignal) -> Result<(), OsError> {
+    let saved = chain::saved(number(signal));
+    match begin_change(saved) {
         true => {
-            REGISTRY.saved.end_change(true);
+            saved.end_change(true);
             Ok(())
         }
         false => {
-            let done = install();
-            REGISTRY.saved.end_change(done.is_ok());
+            let done = install(number(signal));
+            saved.end_change(done.is_ok());
             done
         }
     }
 }
 
-fn install() -> Result<(), OsError> {
+fn install(signal: c_int) -> Result<(), OsError> {
+    let saved = chain::saved(signal);
     // Saved before ours goes in: another thread may fault at once.
-    REGISTRY.saved.save(current_action()?);
+    saved.save(current_action(signal)?);
     let action = chain::to_sigaction(ours());
     let mut former = MaybeUninit::<libc::sigaction>::uninit();
     // SAFETY: `on_fault` is an SA_SIGINFO handler that only makes async-signal-safe calls, and
     // code is never unmapped.
-    let set = unsafe { libc::sigaction(libc::SIGSEGV, &raw const action, former.as_mut_ptr()) };
+    let set = unsafe { libc::sigaction(signal, &raw const action, former.as_mut_ptr()) };
     if set != 0 {
         return Err(failed("sigaction"));
     }
     // SAFETY: the call succeeded, so it has filled the structure.
     let former = unsafe { former.assume_init() };
-    REGISTRY.saved.save(chain::from_sigaction(&former));
+    saved.save(chain::from_sigaction(&former));
     Ok(())
 }
 
 /// Puts the former action back: true if ours is gone. It stays if another handler was put on
 /// top, since that one may forward to it.
-pub(crate) fn uninstall_handler() -> Result<bool, OsError> {
-    if !begin_change() {
-        REGISTRY.saved.end_change(false);
+pub(crate) fn uninstall_handler(signal: FaultSignal) -> Result<bool, OsError> {
+    let signal = number(signal);
+    let saved = chain::saved(signal);
+    if !begin_change(saved) {
+        saved.end_change(false);
         return Ok(true);
     }
-    let done = current_action().and_then(|top| {
+    let done = current_action(signal).and_then(|top| {
         if top.handler != ours().handler {
             return Ok(false);
         }
-        let former = chain::to_sigaction(REGISTRY.saved.load());
+        let former = chain::to_sigaction(saved.load());
         // SAFETY: this action was installed before ours, by its owner.
-        let set = unsafe { libc::sigaction(libc::SIGSEGV, &raw const former, ptr::null_mut()) };
+        let set = unsafe { libc::sigaction(signal, &raw const former, ptr::null_mut()) };
         if set == 0 {
             Ok(true)
         } else {
             Err(failed("sigaction"))
         }
     });
-    REGISTRY.saved.end_change(!matches!(done, Ok(true)));
+    saved.end_change(!matches!(done, Ok(true)));
     done
 }
 
 /// Waits for its turn to install or uninstall; whether the handler is installed now.
-fn begin_change() -> bool {
+fn begin_change(saved: &SavedAction) -> bool {
     loop {
-        if let Some(installed) = REGISTRY.saved.begin_change() {
+        if let Some(installed) = saved.begin_change() {
             return installed;
         }
         // Another thread is between two system calls.
@@ -108,10 +149,10 @@ fn ours() -> ActionWords {
     }
 }
 
-fn current_action() -> Result<ActionWords, OsError> {
+fn current_action(signal: c_int) -> Result<ActionWords, OsError> {
     let mut current = MaybeUninit::<libc::sigaction>::uninit();
     // SAFETY: a null second argument only asks; the third is valid for a write.
-    let asked = unsafe { libc::sigaction(libc::SIGSEGV, ptr::null(), current.as_mut_ptr()) };
+    let asked = unsafe { libc::sigaction(signal, ptr::null(), current.as_mut_ptr()) };
     if asked != 0 {
         return Err(failed("sigaction"));
     }
@@ -135,24 +176,29 @@ extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut 
     // SAFETY: as above; the interrupted code must find its errno unchanged.
     let saved_errno = unsafe { errno.read() };
     // SAFETY: the kernel passes a valid frame to an SA_SIGINFO handler.
-    let fault = unsafe { read_frame(info, context) };
-    let outcome = act(fault);
+    let fault = unsafe { read_frame(signal, info, context) };
+    let verdict = act(fault);
     // SAFETY: as for the read.
     unsafe { errno.write(saved_errno) };
-    match outcome {
-        Outcome::Retry => {}
+    match verdict {
+        Verdict::Retry => {}
         // SAFETY: the arguments are those that the kernel passed.
-        Outcome::Forward => unsafe { chain::forward(signal, info, context) },
+        Verdict::Forward => unsafe { chain::forward(signal, info, context) },
+        // SAFETY: as above; all signals are blocked, since this comes of a SIGBUS only.
+        Verdict::Segv => unsafe { become_segv(signal, info, context) },
     }
 }
 
-fn act(fault: Fault) -> Outcome {
+fn act(fault: Fault) -> Verdict {
     match classify(&REGISTRY, thread_key(), fault) {
-        Action::Forward => Outcome::Forward,
-        Action::Recover(host) => recover(&host),
-        Action::UserTouch { arena, offset } => shared_of(&arena).user_touch(offset),
-        // Nobody makes such a view yet.
-        Action::RemoteTouch { .. } => Outcome::Forward,
+        Action::Forward => Verdict::Forward,
+        Action::Recover(host) => recover(&host).into(),
+        Action::UserTouch { arena, offset } => shared_of(&arena).user_touch(offset).into(),
+        Action::RemoteTouch { view, offset } => match remote_of(&view).touch(offset) {
+            Touched::Again => Verdict::Retry,
+            Touched::Segv => Verdict::Segv,
+            Touched::NoOwner => Verdict::Forward,
+        },
     }
 }
 
@@ -166,19 +212,62 @@ fn shared_of<'a>(pin: &'a Pin<'_>) -> &'a Shared {
     unsafe { &*pin.payload().cast::<Shared>() }
 }
 
+fn remote_of<'a>(pin: &'a Pin<'_>) -> &'a Remote {
+    // SAFETY: the payload of a slot that `publish_view` filled is a `Remote` (see
+    // `UserView::attach`), which is only freed after `retire`, and `retire` waits for this pin.
+    unsafe { &*pin.payload().cast::<Remote>() }
+}
+
+/// Raises a SIGSEGV at the interrupted instruction, with the address that it touched: what the
+/// kernel would do about a user's touch of a page that an arena refuses. It comes when the
+/// handler returns, before the instruction runs again. As the kernel does for real faults, it
+/// ends the process where the signal is blocked or ignored.
+///
+/// # Safety
+///
+/// 1. The arguments are what the kernel passed to our handler.
+/// 2. SIGSEGV is blocked until the handler returns.
+unsafe fn become_segv(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+    // SAFETY: valid by the caller's promise, plain integers.
+    let mut segv = unsafe { info.read() };
+    segv.si_signo = libc::SIGSEGV;
+    segv.si_code = SEGV_ACCERR;
+    // SAFETY: the caller's promise 1.
+    let mask = unsafe { chain::interrupted_mask(context) };
+    // SAFETY: the word lies in the frame.
+    let blocked = unsafe { mask.read() };
+    let is_blocked = blocked & chain::mask_of(libc::SIGSEGV) != 0;
+    let is_ignored = current_action(libc::SIGSEGV).is_ok_and(|now| now.handler == libc::SIG_IGN);
+    if is_blocked || is_ignored {
+        chain::set_default(libc::SIGSEGV);
+        // SAFETY: as for the read; the kernel takes the mask from here on return.
+        unsafe { mask.write(blocked & !chain::mask_of(libc::SIGSEGV)) };
+    }
+    let process = process_id();
+    let thread = rustix::thread::gettid().as_raw_nonzero().get();
+    let call = libc::SYS_rt_tgsigqueueinfo;
+    // SAFETY: a process may send itself a signal with any code; the structure outlives the call.
+    let sent = unsafe { libc::syscall(call, process, thread, libc::SIGSEGV, &raw const segv) };
+    if sent != 0 {
+        // SAFETY: the caller's promise 1.
+        unsafe { chain::forward(signal, info, context) };
+    }
+}
+
 /// What the frame says about the fault.
 ///
 /// # Safety
 ///
 /// 1. `info` and `context` are what the kernel passed to an `SA_SIGINFO` handler.
-unsafe fn read_frame(info: *mut libc::siginfo_t, context: *mut c_void) -> Fault {
+unsafe fn read_frame(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) -> Fault {
     // SAFETY: valid by the caller's promise.
     let info = unsafe { &*info };
     // SAFETY: for codes that carry no address the field is other plain bytes of the same
     // union, and `cause` then says `Other`.
     let address = unsafe { info.si_addr() }.addr();
-    let cause = match info.si_code {
-        SEGV_MAPERR | SEGV_ACCERR => {
+    let cause = match (signal, info.si_code) {
+        (libc::SIGBUS, BUS_ADRERR) => Cause::NoFilePage,
+        (libc::SIGSEGV, SEGV_MAPERR | SEGV_ACCERR) => {
             // SAFETY: valid by the caller's promise.
             unsafe { access(context.cast::<libc::ucontext_t>()) }
         }
@@ -190,6 +279,8 @@ unsafe fn read_frame(info: *mut libc::siginfo_t, context: *mut c_void) -> Fault 
 /// No mapping at the address; and a mapping that forbids the access.
 const SEGV_MAPERR: c_int = 1;
 const SEGV_ACCERR: c_int = 2;
+/// The file behind a mapping has no page there.
+const BUS_ADRERR: c_int = 2;
 
 /// # Safety
 ///

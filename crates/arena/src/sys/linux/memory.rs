@@ -16,6 +16,7 @@ use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 use rustix::process::Resource;
 
 use crate::mem::Zeroable;
+use crate::sys::linux::last_errno;
 use crate::sys::{OsError, Protection, Span};
 
 /// `MADV_GUARD_INSTALL` and `MADV_GUARD_REMOVE` (Linux 6.13; on shared memory since 6.15).
@@ -168,14 +169,10 @@ impl AddressRange {
         if done == 0 {
             return Ok(());
         }
-        // SAFETY: the function has no preconditions.
-        let errno = unsafe { libc::__errno_location() };
-        // SAFETY: this thread's own; the handler saves and restores it.
-        let errno = unsafe { errno.read() };
         Err(OsError {
             call: "madvise",
             len: span.len,
-            errno,
+            errno: last_errno(),
         })
     }
 
@@ -280,14 +277,9 @@ impl MemFile {
             return Err(os_error("ftruncate", size, rustix::io::Errno::FBIG));
         }
         rustix::fs::ftruncate(&fd, len).map_err(|error| os_error("ftruncate", size, error))?;
-        rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
+        rustix::fs::fcntl_add_seals(&fd, SIZE_SEALS | SealFlags::SEAL)
             .map_err(|error| os_error("fcntl", size, error))?;
         Ok(Self { fd })
-    }
-
-    /// A file of the one page that stands in for all empty ones.
-    pub(crate) fn create_scratch() -> Result<Self, OsError> {
-        Self::create(PAGE_SIZE)
     }
 
     /// Bytes of memory that the file holds.
@@ -297,16 +289,50 @@ impl MemFile {
         Ok(u64::try_from(stat.st_blocks).unwrap_or(0) * BLOCK)
     }
 
+    /// A file of the one page that stands in for all empty ones.
+    pub(crate) fn create_scratch() -> Result<Self, OsError> {
+        Self::create(PAGE_SIZE)
+    }
+
+    /// Takes over a file that another process made, if it is one of `len` bytes for ever.
+    pub(crate) fn adopt(fd: OwnedFd, len: u64) -> Result<Self, OsError> {
+        let size = usize::try_from(len).unwrap_or(usize::MAX);
+        let seals = rustix::fs::fcntl_get_seals(&fd);
+        let seals = seals.map_err(|error| os_error("fcntl", size, error))?;
+        let stat = rustix::fs::fstat(&fd).map_err(|error| os_error("fstat", size, error))?;
+        if !seals.contains(SIZE_SEALS) || u64::try_from(stat.st_size) != Ok(len) {
+            return Err(OsError {
+                call: "size check",
+                len: size,
+                errno: libc::EINVAL,
+            });
+        }
+        Ok(Self { fd })
+    }
+
+    /// Puts pages where the file has none; what is there stays.
+    pub(crate) fn populate(&self, offset: u64, len: u64) -> Result<(), OsError> {
+        self.allocate(FallocateFlags::KEEP_SIZE, offset, len)
+    }
+
     /// Gives the memory of a part back; it reads as zeroes afterwards.
     pub(crate) fn punch(&self, offset: u64, len: u64) -> Result<(), OsError> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        rustix::fs::fallocate(self.fd.as_fd(), flags, offset, len).map_err(|error| {
-            os_error(
-                "fallocate",
-                usize::try_from(len).unwrap_or(usize::MAX),
-                error,
-            )
-        })
+        self.allocate(flags, offset, len)
+    }
+
+    fn allocate(&self, flags: FallocateFlags, offset: u64, len: u64) -> Result<(), OsError> {
+        loop {
+            match rustix::fs::fallocate(self.fd.as_fd(), flags, offset, len) {
+                Ok(()) => return Ok(()),
+                // What was done stays done, so this ends.
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => {
+                    let len = usize::try_from(len).unwrap_or(usize::MAX);
+                    return Err(os_error("fallocate", len, error));
+                }
+            }
+        }
     }
 }
 
@@ -315,6 +341,20 @@ impl AsFd for MemFile {
         self.fd.as_fd()
     }
 }
+
+/// Whether the system backs memory files with more than the page that was asked for, found
+/// out by asking for one.
+pub(crate) fn files_have_huge_pages() -> Result<bool, OsError> {
+    /// Two of the largest that there are on x86-64 and, with pages of 4 KiB, on aarch64.
+    const LEN: u64 = 4 << 20;
+    const PAGE: u64 = 4096;
+    let file = MemFile::create(LEN)?;
+    file.populate(0, PAGE)?;
+    Ok(file.resident()? > PAGE)
+}
+
+/// The file keeps its size.
+const SIZE_SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW);
 
 fn prot_flags(prot: Protection) -> ProtFlags {
     match prot {
