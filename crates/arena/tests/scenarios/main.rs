@@ -20,6 +20,7 @@ mod model;
 mod owners;
 mod pool;
 mod recovery;
+mod remote;
 mod shortage;
 mod signals;
 mod slab;
