@@ -49,7 +49,7 @@
 //! their own thread in an alloc, free or first touch.
 //!
 //! **Limits of the process.** Creation fails with a typed error where the process lacks
-//! addresses (4 GiB an arena), memory (20 MiB of tables), a descriptor, 60 mappings, or a
+//! addresses (4 GiB an arena), memory (20 MiB of tables), two descriptors, 60 mappings, or a
 //! system call. At `vm.max_map_count` alloc fails, and faults are recovered by means of a small
 //! reserve, which [`Arena::is_short_of_mappings`] and [`Arena::faults_recovered_short`] show.
 //! In a cgroup with a memory limit give a `byte_limit`, lest the kernel kill the process.
