@@ -366,6 +366,34 @@ impl MemFile {
         Err(refused("memory file", 0))
     }
 
+    /// Gives memory back, which reads as zeroes afterwards. Nobody may be able to reach it.
+    pub(crate) fn punch(&self, offset: u64, len: u64) -> Result<(), OsError> {
+        let as_usize = |n: u64| usize::try_from(n).map_err(|_too_big| refused("fallocate", 0));
+        let (offset, len) = (as_usize(offset)?, as_usize(len)?);
+        let homes = unpoisoned(&self.0.homes);
+        for page in pages(Span { offset, len }) {
+            let home = homes.get(&page);
+            let home = home.unwrap_or_else(|| panic!("page {page} of the file was never mapped"));
+            assert_eq!(
+                home.shown, 0,
+                "page {page} of the file is given back, but can be reached"
+            );
+            let (offset, len) = (home.number * PAGE, PAGE);
+            home.memory.zero(Span { offset, len });
+        }
+        Ok(())
+    }
+}
+
+impl FileState {
+    fn settle_at(&self, page: usize, memory: &Arc<Memory>, number: usize) {
+        unpoisoned(&self.homes).entry(page).or_insert_with(|| Home {
+            memory: Arc::clone(memory),
+            number,
+            shown: 0,
+        });
+    }
+
     /// Counts a place that begins or ceases to show a page.
     fn shown(&self, place: &Place, by: i32) {
         if place.seen() == Seen::Page
