@@ -21,6 +21,14 @@
         reason = "without signals nobody calls what the handler calls"
     )
 )]
+// As in `harena_arena_fault`: the handler runs through here and must not panic.
+#![deny(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
 
 use harena_abi::{PAGE_SIZE, PageIndex, UserAddr};
 use harena_arena_fault::{
@@ -154,16 +162,19 @@ impl Shared {
 
     /// Host address of 32-bit offset 0.
     pub(crate) fn host_start(&self) -> *mut u8 {
-        self.reservation
-            .base()
-            .wrapping_add(self.area.offset + LOWER_GUARD)
+        self.reservation.base().wrapping_add(self.window_offset())
     }
 
     /// Offset in the reservation of 32-bit offset 0.
     pub(crate) fn window_offset(&self) -> usize {
-        self.area.offset + LOWER_GUARD
+        // Inside the area, so it cannot overflow.
+        self.area.offset.wrapping_add(LOWER_GUARD)
     }
 
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "a `WindowPage` is below the table's length"
+    )]
     pub(crate) fn entry(&self, page: WindowPage) -> &Entry {
         // In range by the type's invariant; the table has an entry for each.
         &self.entries.as_ref()[page.index()]
@@ -175,7 +186,8 @@ impl Shared {
 
     /// Bytes of memory behind pages and scratch.
     pub(crate) fn resident(&self) -> Result<u64, OsError> {
-        Ok(self.file.resident()? + self.scratch_file.resident()?)
+        let pages = self.file.resident()?;
+        Ok(pages.saturating_add(self.scratch_file.resident()?))
     }
 
     /// Whether this process created the arena, rather than inherited its ruins.
@@ -337,9 +349,8 @@ impl Shared {
         }
         claim.settle(Filled::Page);
         // The table has a link for every page, so this cannot fail; if it did, the allocator
-        // would still find the entry taken.
-        let listed = self.touched.push(pages);
-        debug_assert!(listed, "every page of the window has a link");
+        // would still find the entry taken. No assertion: the handler must not panic.
+        let _listed = self.touched.push(pages);
         Outcome::Retry
     }
 
@@ -412,7 +423,10 @@ impl Shared {
 
     fn span(&self, page: WindowPage) -> Span {
         Span {
-            offset: self.window_offset() + page.index() * PAGE,
+            // Inside the area, so neither can overflow.
+            offset: self
+                .window_offset()
+                .wrapping_add(page.index().wrapping_mul(PAGE)),
             len: PAGE,
         }
     }
@@ -424,7 +438,9 @@ impl Shared {
             .placed
             .get()
             .map_or(0, |placed| placed.user_start.raw());
-        UserAddr::new((start & !(WINDOW_SIZE - 1)) + offset)
+        // Wraps for the upper guard of a window in the last 4 GiB of the address space.
+        let high = start & !WINDOW_SIZE.wrapping_sub(1);
+        UserAddr::new(high.wrapping_add(offset))
     }
 
     // ---- called by the allocator, under the arena's lock -----------------------------
@@ -523,7 +539,7 @@ impl Shared {
     ) -> Result<(), OsError> {
         assert_eq!(claims.len(), pages.len() as usize, "a claim a page");
         let done = self.hide(placed, pages).and_then(|()| {
-            let len = u64::from(pages.len()) * PAGE_SIZE;
+            let len = u64::from(pages.len()).saturating_mul(PAGE_SIZE);
             self.file.punch(placed.host.file_offset(pages.first()), len)
         });
         if done.is_err() {

@@ -24,6 +24,15 @@
 //! is replaced by a page without a marker, which the opener would then show: who lifts scratch
 //! keeps a closed region closed until he is done. All calls may come from the fault handler.
 
+// As in `harena_arena_fault`: the handler runs through here and must not panic.
+#![deny(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+
 use std::ops::Range;
 
 use harena_abi::{PAGE_SIZE, PageIndex};
@@ -46,6 +55,7 @@ const OPEN: u32 = u32::MAX;
 
 #[expect(clippy::cast_possible_truncation, reason = "4096 fits any usize")]
 const PAGE: usize = PAGE_SIZE as usize;
+const REGION_SIZE: usize = (REGION_PAGES as usize).saturating_mul(PAGE);
 
 /// How pages are hidden.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -210,24 +220,27 @@ impl View {
         done
     }
 
+    /// The caller has shown by `span` that the pages lie in this view.
     fn regions_of(&self, pages: PageRange) -> Range<usize> {
-        let first = (pages.first().raw() - self.window.first().raw()) / REGION_PAGES;
-        let last = (pages.end() - 1 - self.window.first().raw()) / REGION_PAGES;
-        first as usize..last as usize + 1
+        let start = self.window.first().raw();
+        let first = pages.first().raw().saturating_sub(start) / REGION_PAGES;
+        let end = pages.end().saturating_sub(start).div_ceil(REGION_PAGES);
+        first as usize..end as usize
     }
 
+    /// Of a region that exists, so nothing here overflows.
     fn region_span(&self, region: usize) -> Span {
-        let offset = region * REGION_PAGES as usize * PAGE;
-        let rest = self.window.len() as usize * PAGE - offset;
+        let offset = region.wrapping_mul(REGION_SIZE);
+        let size = (self.window.len() as usize).wrapping_mul(PAGE);
         Span {
-            offset: self.start + offset,
-            len: rest.min(REGION_PAGES as usize * PAGE),
+            offset: self.start.wrapping_add(offset),
+            len: size.saturating_sub(offset).min(REGION_SIZE),
         }
     }
 
     /// No assertion, but an error: the fault handler must not panic.
     fn span(&self, pages: PageRange) -> Result<Span, OsError> {
-        let len = pages.len() as usize * PAGE;
+        let len = (pages.len() as usize).saturating_mul(PAGE);
         if !self.holds(pages.first()) || pages.end() > self.window.end() {
             return Err(OsError {
                 call: "window check",
@@ -235,16 +248,19 @@ impl View {
                 errno: OUTSIDE,
             });
         }
-        let index = (pages.first().raw() - self.window.first().raw()) as usize;
+        let index = pages.first().raw().wrapping_sub(self.window.first().raw());
+        // The view lies in its reservation, so this cannot overflow.
+        let offset = (index as usize).wrapping_mul(PAGE);
         Ok(Span {
-            offset: self.start + index * PAGE,
+            offset: self.start.wrapping_add(offset),
             len,
         })
     }
 
     /// Where the file holds a page: the file begins with the window's first page.
     pub(crate) fn file_offset(&self, page: PageIndex) -> u64 {
-        u64::from(page.raw() - self.window.first().raw()) * PAGE_SIZE
+        let index = page.raw().saturating_sub(self.window.first().raw());
+        u64::from(index).saturating_mul(PAGE_SIZE)
     }
 }
 
@@ -261,7 +277,7 @@ fn keep_closed(region: &AtomicU32) -> bool {
                 // Relaxed: the opener's exchange fails while the count is not 0.
                 let kept = region.compare_exchange(
                     keepers,
-                    keepers + 1,
+                    keepers.wrapping_add(1),
                     Ordering::Relaxed,
                     Ordering::Relaxed,
                 );

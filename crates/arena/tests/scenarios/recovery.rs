@@ -2,11 +2,11 @@
 
 use harena_abi::{ArenaOffset, Cpu, Errno, PageIndex, UserAddr};
 use harena_arena::{
-    Access, AllocError, EntryState, LockError, ProgramScope, ProgramTag, REPORTS_MAX, SCRATCH_MAX,
-    ScopeError, WindowPage,
+    Access, AllocError, ArenaSpec, EntryState, LockError, ProgramScope, ProgramTag, REPORTS_MAX,
+    SCRATCH_MAX, ScopeError, WindowPage,
 };
 
-use crate::common::{ARENA_AT, arena, mapping_count, offset, page, scope, user};
+use crate::common::{ARENA_AT, arena, arena_with, mapping_count, offset, page, scope, spec, user};
 
 #[test]
 fn host_read_and_write_of_empty_pages_are_recovered_and_reported() {
@@ -46,6 +46,20 @@ fn recovery_reaches_the_whole_window_and_the_upper_guard() {
     assert_eq!(arena.window_state(guard), EntryState::Scratch);
     let beyond = arena.drain_reports().last().unwrap();
     assert_eq!(beyond.address, UserAddr::new(ARENA_AT + (1 << 32)));
+}
+
+#[test]
+fn recovery_reaches_the_upper_guard_of_the_highest_window() {
+    const HIGHEST: u64 = 0xffff_ffff_0000_0000;
+    let arena = arena_with(ArenaSpec {
+        map_extra: HIGHEST,
+        ..spec(16)
+    });
+    let _scope = scope(&arena);
+    assert_eq!(arena.ptr::<u64>(ArenaOffset::new(0xffff_fffc)).read(), 0);
+    // The guard has no user address; what is reported wraps.
+    let reported: Vec<_> = arena.drain_reports().map(|r| r.address.raw()).collect();
+    assert_eq!(reported, [HIGHEST + 0xffff_f000, 0]);
 }
 
 #[test]

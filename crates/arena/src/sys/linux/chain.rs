@@ -7,6 +7,15 @@
 //! | `SIG_IGN`, sent by a process | ignored |
 //! | a function | called with its own arguments, mask, `SA_NODEFER` and `SA_RESETHAND` honoured |
 
+// As in `harena_arena_fault`: this is the handler, or called by it, and must not panic.
+#![deny(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+
 use core::ffi::{c_int, c_void};
 use core::mem::MaybeUninit;
 use core::ptr;
@@ -124,7 +133,7 @@ pub(super) unsafe fn interrupted_mask(context: *mut c_void) -> *mut u64 {
 
 /// The mask word with one signal.
 pub(super) const fn mask_of(signal: c_int) -> u64 {
-    1 << (signal - 1)
+    1u64.rotate_left(signal.wrapping_sub(1).cast_unsigned())
 }
 
 /// A `sigaction` with these words.

@@ -19,6 +19,15 @@
 //!
 //! Faults in *system calls* on arena pointers never get here: the kernel returns EFAULT.
 
+// As in `harena_arena_fault`: this is the handler, or called by it, and must not panic.
+#![deny(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+
 use core::ffi::{c_int, c_void};
 use core::mem::MaybeUninit;
 use core::ptr;
@@ -207,7 +216,7 @@ fn recover(fault: &HostFault<'_>) -> Outcome {
 }
 
 fn shared_of<'a>(pin: &'a Pin<'_>) -> &'a Shared {
-    // SAFETY: the payload of a published slot is a `Shared` (see `Arena::publish`), which is only
+    // SAFETY: the payload of a published slot is a `Shared` (see `Arena::create_in`), which is only
     // freed after `retire`, and `retire` waits for this pin.
     unsafe { &*pin.payload().cast::<Shared>() }
 }

@@ -5,6 +5,15 @@
 //! other thread's `mmap` can slip into a hole. Its methods are safe because a range is handed
 //! out as a raw pointer only: no reference into it exists that a new mapping could invalidate.
 
+// As in `harena_arena_fault`: this is the handler, or called by it, and must not panic.
+#![deny(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+
 use core::ffi::c_void;
 use core::marker::PhantomData;
 use core::ptr::{self, NonNull};
@@ -286,7 +295,9 @@ impl MemFile {
     pub(crate) fn resident(&self) -> Result<u64, OsError> {
         const BLOCK: u64 = 512;
         let stat = rustix::fs::fstat(&self.fd).map_err(|error| os_error("fstat", 0, error))?;
-        Ok(u64::try_from(stat.st_blocks).unwrap_or(0) * BLOCK)
+        Ok(u64::try_from(stat.st_blocks)
+            .unwrap_or(0)
+            .saturating_mul(BLOCK))
     }
 
     /// A file of the one page that stands in for all empty ones.
