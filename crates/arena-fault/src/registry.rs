@@ -196,7 +196,7 @@ impl Registry {
         self.threads.enter(key, running)
     }
 
-    /// Ends the program that stands at `depth`, and any that it left behind.
+    /// Ends the program that stands at `depth`. Programs inside it run on.
     pub fn leave(&self, key: ThreadKey, depth: Depth) {
         self.threads.leave(key, depth);
     }

@@ -61,11 +61,12 @@ pub enum EnterError {
     TooDeep,
 }
 
-/// Where a program stands: the record, and the frame in it.
+/// Where a program stands: the record, the frame in it, and which use of the frame it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Depth {
     record: u16,
     frame: u32,
+    stamp: u32,
 }
 
 #[derive(Debug)]
@@ -77,6 +78,8 @@ pub(crate) struct ThreadTable {
 pub(crate) struct Record {
     key: AtomicUsize,
     depth: AtomicU32,
+    /// Programs entered so far; wraps.
+    entered: AtomicU32,
     /// Faults in a row that found their page mapped already.
     spurious: AtomicU32,
     frames: [Frame; DEPTH_MAX],
@@ -87,6 +90,8 @@ struct Frame {
     arena: AtomicU64,
     program: AtomicU32,
     cpu: AtomicU32,
+    /// Of the program that stands here; 0 if it has ended before one that stands above it.
+    stamp: AtomicU32,
 }
 
 impl ThreadTable {
@@ -106,17 +111,18 @@ impl ThreadTable {
             .from(key)
             .find(|(_, record)| record.is_of(key) || record.claim(key))
             .ok_or(EnterError::TooManyThreads)?;
-        let frame = record.push(running)?;
+        let (frame, stamp) = record.push(running)?;
         Ok(Depth {
             record: number,
             frame,
+            stamp,
         })
     }
 
     pub(crate) fn leave(&self, key: ThreadKey, depth: Depth) {
         let record = self.records.get(usize::from(depth.record));
         if let Some(record) = record.filter(|record| record.is_of(key)) {
-            record.truncate(depth.frame);
+            record.end(depth.frame, depth.stamp);
         }
     }
 
@@ -148,6 +154,7 @@ impl Record {
         Self {
             key: AtomicUsize::new(0),
             depth: AtomicU32::new(0),
+            entered: AtomicU32::new(0),
             spurious: AtomicU32::new(0),
             frames: [const { Frame::new() }; DEPTH_MAX],
         }
@@ -168,7 +175,7 @@ impl Record {
                 .is_ok()
     }
 
-    fn push(&self, running: Running) -> Result<u32, EnterError> {
+    fn push(&self, running: Running) -> Result<(u32, u32), EnterError> {
         let depth = self.depth.load(Ordering::Relaxed);
         let index = usize::try_from(depth).unwrap_or(DEPTH_MAX);
         let frame = self.frames.get(index).ok_or(EnterError::TooDeep)?;
@@ -178,15 +185,33 @@ impl Record {
             .program
             .store(running.program.raw(), Ordering::Relaxed);
         frame.cpu.store(running.cpu.raw(), Ordering::Relaxed);
+        // Relaxed: only this thread writes and reads it. Never 0.
+        let stamp = self.entered.load(Ordering::Relaxed).wrapping_add(1).max(1);
+        self.entered.store(stamp, Ordering::Relaxed);
+        frame.stamp.store(stamp, Ordering::Relaxed);
         // Release: a handler on this thread that sees the depth sees the frame; pairs with
         // the Acquire in `innermost`.
         self.depth.store(depth.saturating_add(1), Ordering::Release);
-        Ok(depth)
+        Ok((depth, stamp))
     }
 
-    fn truncate(&self, frames: u32) {
-        self.depth.store(frames, Ordering::Release);
-        if frames == 0 {
+    /// Ends one program. What stands above it lives on, and so does its frame meanwhile.
+    fn end(&self, frame: u32, stamp: u32) {
+        let at = |index: u32| self.frames.get(usize::try_from(index).ok()?);
+        let Some(ended) = at(frame).filter(|f| f.stamp.load(Ordering::Relaxed) == stamp) else {
+            return;
+        };
+        ended.stamp.store(0, Ordering::Relaxed);
+        let mut depth = self.depth.load(Ordering::Relaxed);
+        while let Some(top) = depth.checked_sub(1) {
+            if at(top).is_some_and(|f| f.stamp.load(Ordering::Relaxed) != 0) {
+                break;
+            }
+            depth = top;
+        }
+        // Release: pairs with the Acquire in `innermost`.
+        self.depth.store(depth, Ordering::Release);
+        if depth == 0 {
             self.spurious.store(0, Ordering::Relaxed);
             // Release: the record is clean for its next owner; pairs with `claim`.
             self.key.store(0, Ordering::Release);
@@ -225,6 +250,7 @@ impl Frame {
             arena: AtomicU64::new(0),
             program: AtomicU32::new(0),
             cpu: AtomicU32::new(0),
+            stamp: AtomicU32::new(0),
         }
     }
 }
@@ -258,6 +284,25 @@ mod tests {
         assert_eq!(TABLE.find(me).unwrap().innermost(), Some(running(1)));
         TABLE.leave(me, outer);
         assert!(TABLE.find(me).is_none());
+    }
+
+    #[test]
+    fn programs_that_end_out_of_order_leave_the_others_running() {
+        static TABLE: ThreadTable = ThreadTable::new();
+        let me = key(0x7000);
+        let seen = || TABLE.find(me).and_then(Record::innermost);
+        let [first, second, third] = [1, 2, 3].map(|n| TABLE.enter(me, running(n)).unwrap());
+        TABLE.leave(me, first);
+        assert_eq!(seen(), Some(running(3)));
+        TABLE.leave(me, third);
+        assert_eq!(seen(), Some(running(2)));
+        let fourth = TABLE.enter(me, running(4)).unwrap();
+        TABLE.leave(me, third);
+        assert_eq!(seen(), Some(running(4)), "its frame is another's now");
+        TABLE.leave(me, second);
+        assert_eq!(seen(), Some(running(4)));
+        TABLE.leave(me, fourth);
+        assert_eq!(seen(), None);
     }
 
     #[test]

@@ -15,8 +15,9 @@ use crate::sys::thread_key;
 
 /// While this lives, its program runs on this thread.
 ///
-/// Scopes nest and end in the reverse order. One that is leaked stays until an outer one
-/// ends; it keeps no arena alive and does no harm but wrong reports.
+/// Scopes nest and end in the reverse order. One that ends before a scope inside it takes
+/// nothing from that. One that is leaked stays as long as its thread; it keeps no arena alive
+/// and does no harm but wrong reports, and one place fewer of [`ScopeError::TooDeep`].
 #[must_use = "the program runs only while the scope lives"]
 #[derive(Debug)]
 pub struct ProgramScope<'a> {

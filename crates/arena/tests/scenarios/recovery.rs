@@ -155,6 +155,24 @@ fn only_the_innermost_program_counts() {
 }
 
 #[test]
+fn scopes_that_end_out_of_order_leave_the_others_their_recovery() {
+    let (first, second) = (arena(4), arena(4));
+    let scopes = (scope(&first), scope(&second), scope(&first));
+    drop(scopes.0);
+    first.ptr::<u8>(offset(0, 0)).write(1);
+    let later = scope(&first);
+    drop(scopes.2);
+    first.ptr::<u8>(offset(1, 0)).write(1);
+    drop(later);
+    second.ptr::<u8>(offset(0, 0)).write(1);
+    drop(scopes.1);
+    assert_eq!(
+        (first.faults_recovered(), second.faults_recovered()),
+        (2, 1)
+    );
+}
+
+#[test]
 fn nesting_has_a_limit_and_unwinds() {
     let arena = arena(1);
     let mut scopes = Vec::new();
