@@ -89,7 +89,7 @@ impl HostFault<'_> {
     /// row to be the race that it usually is.
     #[must_use]
     pub fn spurious(&self) -> bool {
-        self.record.count_spurious() < SPURIOUS_MAX
+        self.record.count_spurious(self.page) < SPURIOUS_MAX
     }
 
     /// Notes that the fault found something to do.

@@ -14,6 +14,7 @@ use core::num::NonZeroUsize;
 
 use harena_abi::Cpu;
 
+use crate::geometry::WindowPage;
 use crate::registry::ArenaId;
 use crate::report::ProgramTag;
 use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -80,8 +81,9 @@ pub(crate) struct Record {
     depth: AtomicU32,
     /// Programs entered so far; wraps.
     entered: AtomicU32,
-    /// Faults in a row that found their page mapped already.
+    /// Faults in a row that found their page mapped already, and that page's number.
     spurious: AtomicU32,
+    spurious_page: AtomicU32,
     frames: [Frame; DEPTH_MAX],
 }
 
@@ -156,6 +158,7 @@ impl Record {
             depth: AtomicU32::new(0),
             entered: AtomicU32::new(0),
             spurious: AtomicU32::new(0),
+            spurious_page: AtomicU32::new(0),
             frames: [const { Frame::new() }; DEPTH_MAX],
         }
     }
@@ -232,7 +235,13 @@ impl Record {
         })
     }
 
-    pub(crate) fn count_spurious(&self) -> u32 {
+    /// Counts a fault on a page that was mapped; gives how many there were in a row. A fault
+    /// on another page shows that the thread got on in between.
+    pub(crate) fn count_spurious(&self, page: WindowPage) -> u32 {
+        // Relaxed: only the record's thread comes here.
+        if self.spurious_page.swap(page.raw(), Ordering::Relaxed) != page.raw() {
+            self.spurious.store(0, Ordering::Relaxed);
+        }
         self.spurious
             .fetch_add(1, Ordering::Relaxed)
             .saturating_add(1)
@@ -303,6 +312,19 @@ mod tests {
         assert_eq!(seen(), Some(running(4)));
         TABLE.leave(me, fourth);
         assert_eq!(seen(), None);
+    }
+
+    #[test]
+    fn only_faults_in_a_row_on_one_page_are_spurious() {
+        static TABLE: ThreadTable = ThreadTable::new();
+        let me = key(0x7000);
+        TABLE.enter(me, running(1)).unwrap();
+        let record = TABLE.find(me).unwrap();
+        let count = |page| record.count_spurious(WindowPage::new(page).unwrap());
+        assert_eq!([count(0), count(0), count(5), count(0)], [1, 2, 1, 1]);
+        assert_eq!(count(0), 2);
+        record.clear_spurious();
+        assert_eq!(count(0), 1);
     }
 
     #[test]

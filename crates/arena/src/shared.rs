@@ -264,6 +264,7 @@ impl Shared {
         claim.settle(Filled::Scratch);
         self.remember_scratch(fault.page);
         if mapped.is_ok() {
+            fault.progressed();
             Outcome::Retry
         } else {
             Self::try_again_later(fault)
