@@ -26,6 +26,8 @@
 //! Plays the part of `ptep_try_set()` and `ptep_get_and_clear()`; the private word makes
 //! it impossible to use either on anything but an arena's entry.
 
+use core::mem::ManuallyDrop;
+
 use crate::sync::{AtomicU32, Ordering, const_unless_loom, spin_hint};
 
 const EMPTY: u32 = 0;
@@ -61,10 +63,16 @@ pub enum Filled {
 pub struct Entry(AtomicU32);
 
 /// The right to change one page's mapping; ends with [`Claim::settle`] or [`Claim::release`].
-#[must_use = "an entry that is never settled stays busy for ever"]
+///
+/// One that is dropped restores the state that it was taken from: no entry stays busy for
+/// ever. That is a net for mistakes, not a way to end a claim: only its owner knows whether
+/// the mapping still is what it was.
+#[must_use = "a claim ends with what the page's mapping has become"]
 #[derive(Debug)]
 pub struct Claim<'a> {
     entry: &'a Entry,
+    /// The entry's word before it was claimed.
+    from: u32,
 }
 
 /// What [`Entry::get_and_clear`] found.
@@ -121,11 +129,11 @@ impl Entry {
         match decode(self.0.swap(BUSY, Ordering::AcqRel)) {
             EntryState::Busy => Cleared::WasBusy,
             EntryState::Empty => {
-                Claim { entry: self }.release();
+                self.claim_from(EMPTY).release();
                 Cleared::WasEmpty
             }
-            EntryState::Scratch => Cleared::Was(Filled::Scratch, Claim { entry: self }),
-            EntryState::Page => Cleared::Was(Filled::Page, Claim { entry: self }),
+            EntryState::Scratch => Cleared::Was(Filled::Scratch, self.claim_from(SCRATCH)),
+            EntryState::Page => Cleared::Was(Filled::Page, self.claim_from(PAGE)),
         }
     }
 
@@ -166,9 +174,14 @@ impl Entry {
             .0
             .compare_exchange(from, BUSY, Ordering::AcqRel, Ordering::Acquire)
         {
-            Ok(_) => Ok(Claim { entry: self }),
+            Ok(_) => Ok(self.claim_from(from)),
             Err(word) => Err(decode(word)),
         }
+    }
+
+    /// For who has just made the entry busy.
+    const fn claim_from(&self, from: u32) -> Claim<'_> {
+        Claim { entry: self, from }
     }
 }
 
@@ -195,14 +208,26 @@ impl Claim<'_> {
             Filled::Scratch => SCRATCH,
             Filled::Page => PAGE,
         };
-        // Release: publishes the mapping; pairs with the Acquire in `state` and `exchange`.
-        self.entry.0.store(word, Ordering::Release);
+        self.end(word);
     }
 
     /// Ends the claim: nothing is mapped.
     pub fn release(self) {
-        // Release: the mapping is gone; pairs with the Acquire in `exchange`.
-        self.entry.0.store(EMPTY, Ordering::Release);
+        self.end(EMPTY);
+    }
+
+    fn end(self, word: u32) {
+        let claim = ManuallyDrop::new(self);
+        // Release: publishes the mapping, or that it is gone; pairs with the Acquire in `state`
+        // and `exchange`.
+        claim.entry.0.store(word, Ordering::Release);
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        // Release: as in `end`.
+        self.entry.0.store(self.from, Ordering::Release);
     }
 }
 
@@ -234,6 +259,23 @@ mod tests {
         claim.release();
         assert!(matches!(entry.get_and_clear(), Cleared::WasEmpty));
         assert_eq!(entry.state(), EntryState::Empty);
+    }
+
+    #[test]
+    fn a_claim_that_is_dropped_restores_what_was_there() {
+        let entry = Entry::new();
+        drop(entry.try_set().unwrap());
+        assert_eq!(entry.state(), EntryState::Empty);
+        for filled in [Filled::Scratch, Filled::Page] {
+            entry.try_set().unwrap().settle(filled);
+            let before = entry.state();
+            drop(entry.get_and_clear());
+            assert_eq!(entry.state(), before);
+            let Cleared::Was(_, claim) = entry.get_and_clear() else {
+                panic!("the entry was filled");
+            };
+            claim.release();
+        }
     }
 
     #[test]
