@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use harena_abi::{ArenaOffset, Errno, PAGE_SIZE, PageIndex, UserAddr};
 #[cfg(not(shuttle))]
 use harena_arena_fault::{Entry, Link};
-use harena_arena_fault::{EntryState, HALF_GUARD};
+use harena_arena_fault::{EntryState, HALF_GUARD, WINDOW_SIZE};
 
 use crate::arena::Arena;
 #[cfg(not(shuttle))]
@@ -56,12 +56,17 @@ plain!(u8 u16 u32 u64 i8 i16 i32 i64);
 #[repr(C, packed)]
 struct Unaligned<T>(T);
 
+/// The last offset at which any value ends inside the upper guard.
+const LAST: u64 = WINDOW_SIZE + HALF_GUARD - 8;
+
 /// A typed place in an arena. Holding one proves nothing about what lies there.
 ///
-/// It is the arena's window and a 32-bit offset, so that no arithmetic leads out of it.
+/// It is the arena's window and an offset into that or into its upper guard, so that no
+/// arithmetic leads out of it.
 pub struct ArenaPtr<'a, T> {
     window: *mut u8,
-    offset: ArenaOffset,
+    /// At most [`LAST`].
+    offset: u64,
     place: PhantomData<(&'a Arena, *mut T)>,
 }
 
@@ -75,39 +80,37 @@ impl<T> Copy for ArenaPtr<'_, T> {}
 
 impl<T> fmt::Debug for ArenaPtr<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ArenaPtr({:#x})", self.offset.raw())
+        write!(f, "ArenaPtr({:#x})", self.offset)
     }
 }
 
 impl<'a, T: Plain> ArenaPtr<'a, T> {
-    /// The place `count` values further; wraps inside the 4 GiB window.
+    /// The place `count` values further. Behind the 4 GiB window lies its upper guard, as in C;
+    /// nothing lies behind that, and an index that leads there gives the guard's end. To wrap
+    /// inside the window, start from [`ArenaOffset::wrapping_add`].
     #[must_use]
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "a `Plain` type has at most 8 bytes"
-    )]
     pub fn index(self, count: u32) -> Self {
-        let bytes = count.wrapping_mul(size_of::<T>() as u32);
-        Self {
-            offset: self.offset.wrapping_add(bytes),
-            ..self
-        }
+        self.further(u64::from(count) * size_of::<T>() as u64)
+    }
+
+    fn further(self, bytes: u64) -> Self {
+        let offset = (self.offset + bytes).min(LAST);
+        Self { offset, ..self }
     }
 
     /// The place at another offset of the same arena.
     #[must_use]
     #[inline]
     pub(crate) fn at(self, offset: ArenaOffset) -> Self {
+        let offset = u64::from(offset.raw());
         Self { offset, ..self }
     }
 
-    /// The place `bytes` bytes further; wraps inside the 4 GiB window.
+    /// The place `bytes` bytes further, which may be in the upper guard, as with
+    /// [`ArenaPtr::index`].
     #[must_use]
     pub fn byte_add(self, bytes: u32) -> Self {
-        Self {
-            offset: self.offset.wrapping_add(bytes),
-            ..self
-        }
+        self.further(u64::from(bytes))
     }
 
     /// The same place, read and written as another type.
@@ -170,10 +173,15 @@ impl<'a, T: Plain> ArenaPtr<'a, T> {
         self.byte_add(bytes).cast()
     }
 
-    /// Where in the arena it is.
+    /// Where in the arena it is; of a place in the upper guard the low half, which names a place
+    /// at the window's start.
     #[must_use]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "only the low 32 bits count, by definition"
+    )]
     pub fn offset(self) -> ArenaOffset {
-        self.offset
+        ArenaOffset::new(self.offset as u32)
     }
 
     /// What a program or a user calls this place: the pointer to store in the arena.
@@ -183,12 +191,16 @@ impl<'a, T: Plain> ArenaPtr<'a, T> {
             self.window,
             arena.host_ptr(ArenaOffset::new(0))
         ));
-        arena.user_addr(self.offset)
+        arena.shared.user_addr(self.offset)
     }
 
     #[inline]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "at most `LAST`, and the reservation is longer"
+    )]
     fn host(self) -> *mut T {
-        self.window.wrapping_add(self.offset.raw() as usize).cast()
+        self.window.wrapping_add(self.offset as usize).cast()
     }
 
     /// Reads the value with one volatile load (of any alignment).
@@ -196,8 +208,8 @@ impl<'a, T: Plain> ArenaPtr<'a, T> {
     #[inline]
     pub fn read(self) -> T {
         let place = self.host().cast::<Unaligned<T>>();
-        // SAFETY: a 32-bit offset and at most 8 bytes stay in the window and its upper guard,
-        // which are the arena's as long as it lives, and it outlives this pointer; any bytes are
+        // SAFETY: at most `LAST` and at most 8 bytes: in the window and its upper guard, which
+        // are the arena's as long as it lives, and it outlives this pointer; any bytes are
         // a `T`; `Unaligned` has alignment 1. An empty page faults and is recovered, or the
         // process ends; neither reads memory of others.
         unsafe { place.read_volatile() }.0
@@ -220,7 +232,7 @@ impl<'a> ArenaPtr<'a, u64> {
         let stored = UserAddr::new(self.read());
         (!stored.is_null()).then(|| ArenaPtr {
             window: self.window,
-            offset: ArenaOffset::of(stored),
+            offset: u64::from(ArenaOffset::of(stored).raw()),
             place: PhantomData,
         })
     }
@@ -241,13 +253,13 @@ macro_rules! atomic {
                 Some(operation(place))
             }
 
-            /// Atomic load.
+            /// Atomic load. As in the standard library, it panics for `Release` and `AcqRel`.
             #[must_use]
             pub fn load(self, order: Ordering) -> Option<$int> {
                 self.atomic(|place| place.load(order))
             }
 
-            /// Atomic store.
+            /// Atomic store. As in the standard library, it panics for `Acquire` and `AcqRel`.
             #[must_use]
             pub fn store(self, value: $int, order: Ordering) -> Option<()> {
                 self.atomic(|place| place.store(value, order))
@@ -321,7 +333,7 @@ impl Arena {
     pub fn ptr<T: Plain>(&self, offset: ArenaOffset) -> ArenaPtr<'_, T> {
         ArenaPtr {
             window: self.host_ptr(ArenaOffset::new(0)),
-            offset,
+            offset: u64::from(offset.raw()),
             place: PhantomData,
         }
     }

@@ -49,6 +49,30 @@ fn recovery_reaches_the_whole_window_and_the_upper_guard() {
 }
 
 #[test]
+fn a_pointer_one_past_the_window_leads_into_the_upper_guard() {
+    let arena = arena(16);
+    let _scope = scope(&arena);
+    arena.alloc_pages(Some(user(0)), 1, 0).unwrap();
+    let last = arena.ptr::<u64>(ArenaOffset::new(0xffff_fff8));
+    let past = last.index(1);
+    past.write(0xbad);
+    assert_eq!(past.read(), 0xbad);
+    assert_eq!(arena.ptr::<u64>(offset(0, 0)).read(), 0, "nothing wrapped");
+    assert_eq!(
+        (last.offset().raw(), past.user_addr(&arena)),
+        (0xffff_fff8, UserAddr::new(ARENA_AT + 0x1_0000_0000))
+    );
+    // What reaches further than the guard stays in it.
+    last.index(u32::MAX).write(1);
+    last.index(4096).index(1).index(1).write(1);
+    let reported: Vec<_> = arena.drain_reports().map(|r| r.address.raw()).collect();
+    assert_eq!(
+        reported,
+        [ARENA_AT + 0x1_0000_0000, ARENA_AT + 0x1_0000_7000]
+    );
+}
+
+#[test]
 fn recovery_reaches_the_upper_guard_of_the_highest_window() {
     const HIGHEST: u64 = 0xffff_ffff_0000_0000;
     let arena = arena_with(ArenaSpec {
