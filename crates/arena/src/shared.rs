@@ -448,23 +448,22 @@ impl Shared {
 
     /// Fills empty entries with zeroed pages: all of them, or none.
     pub(crate) fn populate(&self, placed: &Placed, pages: PageRange) -> Result<(), PopulateError> {
+        let claims = self.claim_all(pages)?;
+        // Charged only now: a user's touch must not be refused for pages that are not given out
+        // after all.
         if !self.charge(pages.len()) {
+            claims.into_iter().for_each(Claim::release);
             return Err(PopulateError::Limit);
         }
-        let done = self.claim_all(pages).and_then(|claims| {
-            if let Err(error) = self.expose_new(placed, pages) {
-                claims.into_iter().for_each(Claim::release);
-                return Err(PopulateError::Os(error));
-            }
-            for claim in claims {
-                claim.settle(Filled::Page);
-            }
-            Ok(())
-        });
-        if done.is_err() {
+        if let Err(error) = self.expose_new(placed, pages) {
             self.uncharge(pages.len());
+            claims.into_iter().for_each(Claim::release);
+            return Err(PopulateError::Os(error));
         }
-        done
+        for claim in claims {
+            claim.settle(Filled::Page);
+        }
+        Ok(())
     }
 
     fn claim_all(&self, pages: PageRange) -> Result<Vec<Claim<'_>>, PopulateError> {
