@@ -123,6 +123,9 @@ impl ReservePagesError {
     }
 }
 
+/// Pages that are freed between two signs of life: some milliseconds' work.
+const STEP_PAGES: u32 = 1 << 14;
+
 /// Whether the caller may wait: a sleepable caller works off deferred frees first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Context {
@@ -333,7 +336,7 @@ impl Arena {
         let mut space = self
             .locked_space(placed, Context::Sleepable)
             .map_err(FreeError::Lock)?;
-        self.release(placed, &mut space, pages, Freed::ByProgram)
+        self.release_stepwise(placed, &mut space, pages, Freed::ByProgram)
             .map_err(FreeError::Os)
     }
 
@@ -404,13 +407,13 @@ impl Arena {
         Ok(space)
     }
 
-    fn free_deferred(&self, placed: &Placed, space: &mut RangeTree) {
+    fn free_deferred(&self, placed: &Placed, space: &mut OwnedGuard<'_, RangeTree>) {
         if self.shared.deferred.is_empty() {
             return;
         }
         for pages in self.shared.deferred.take() {
             // What cannot be unmapped stays out of reach of the allocator.
-            let _ = self.release(placed, space, pages, Freed::Later);
+            let _ = self.release_stepwise(placed, space, pages, Freed::Later);
         }
     }
 
@@ -425,6 +428,27 @@ impl Arena {
                 space.clear(pages.first().raw(), pages.len());
             }
         }
+    }
+
+    /// Releases all that can be released; gives the first error. Who waits for the lock is
+    /// told of each step: 4 GiB at once take longer than a waiter has patience.
+    fn release_stepwise(
+        &self,
+        placed: &Placed,
+        space: &mut OwnedGuard<'_, RangeTree>,
+        pages: PageRange,
+        freed: Freed,
+    ) -> Result<(), OsError> {
+        let mut done = Ok(());
+        let starts = (pages.first().raw()..pages.end()).step_by(STEP_PAGES as usize);
+        for start in starts {
+            let count = STEP_PAGES.min(pages.end() - start);
+            let step = PageIndex::new(start).and_then(|first| PageRange::new(first, count));
+            let step = step.expect("a part of a valid range");
+            done = done.and(self.release(placed, space, step, freed));
+            space.progressed();
+        }
+        done
     }
 
     /// Frees the pages of a range that may be freed this way. What the system refuses to
