@@ -39,7 +39,7 @@ use harena_arena_fault::{
 use crate::inject::Injected;
 use crate::reservation::Reservation;
 use crate::spec::ArenaSpec;
-use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, OnceLock, Ordering, spin_loop};
+use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, OnceLock, Ordering, fence, spin_loop};
 use crate::sys::{MemFile, OsError, Protection, Span, SpareMappings, Table, process_id};
 use crate::view::View;
 
@@ -102,8 +102,6 @@ pub(crate) struct Shared {
     /// One page, apart from the arena's pages: who is handed their file must not reach what
     /// host code wrote by mistake.
     scratch_file: MemFile,
-    /// Whether another process may have the file, and so may write into its holes.
-    file_is_shared: AtomicBool,
     /// Other processes that have a view now.
     pub(crate) peers: AtomicU32,
     entries: Table<Entry>,
@@ -122,6 +120,10 @@ pub(crate) struct Shared {
     pub(crate) deferred: PageList<Table<Link>>,
     pages_in_use: AtomicU32,
     pub(crate) injected: Injected,
+    /// Empty pages may hold what somebody wrote: another process has the file and so can write
+    /// into its holes, or a fill failed half way and the system would not take the memory back.
+    /// From then on pages are cleared when they are filled.
+    unclean: AtomicBool,
     /// A child made by fork has our memory, but not our mappings.
     owner_process: i32,
 }
@@ -142,7 +144,6 @@ impl Shared {
             area,
             file: Arc::new(file),
             scratch_file: MemFile::create_scratch()?,
-            file_is_shared: AtomicBool::new(false),
             peers: AtomicU32::new(0),
             entries: Table::zeroed(WINDOW_PAGES as usize)?,
             placed: OnceLock::new(),
@@ -156,6 +157,7 @@ impl Shared {
             deferred: PageList::new(Table::zeroed(PageIndex::COUNT as usize)?),
             pages_in_use: AtomicU32::new(0),
             injected: Injected::default(),
+            unclean: AtomicBool::new(false),
             owner_process: process_id(),
         })
     }
@@ -258,7 +260,9 @@ impl Shared {
         let mapped = self.map_scratch(fault.page);
         let mapped = mapped.or_else(|error| self.map_scratch_short(fault.page, error));
         if mapped.is_err() {
-            // No mapping is left, but a marker can be removed without one.
+            // No mapping is left, but a marker can be removed without one. Below it may lie the
+            // page's own memory instead of scratch.
+            self.unclean.store(true, Ordering::Relaxed);
             let _ = self.reservation.range().unguard(self.span(fault.page));
         }
         claim.settle(Filled::Scratch);
@@ -343,7 +347,7 @@ impl Shared {
             claim.release();
             return Outcome::Forward;
         }
-        if self.expose_new(placed, pages).is_err() {
+        if self.expose(placed, pages).is_err() {
             self.uncharge(1);
             claim.release();
             return Outcome::Forward;
@@ -355,31 +359,32 @@ impl Shared {
         Outcome::Retry
     }
 
-    /// Makes pages accessible that nobody had; they are zero.
-    fn expose_new(&self, placed: &Placed, pages: PageRange) -> Result<(), OsError> {
-        if self.file_is_shared() {
-            // A hole is a zero page only as long as nobody else can write into it.
-            let len = u64::from(pages.len()) * PAGE_SIZE;
-            self.file
-                .punch(placed.host.file_offset(pages.first()), len)?;
-        }
-        self.expose(placed, pages)
-    }
-
+    /// Shows claimed pages, zeroed, in both views; on an error in neither.
     fn expose(&self, placed: &Placed, pages: PageRange) -> Result<(), OsError> {
+        // Relaxed: set under a claim on the page, and this comes under a later one.
+        if self.unclean.load(Ordering::Relaxed) {
+            self.punch(placed, pages)?;
+        }
         let done = self
             .injected
             .map(pages)
             .and_then(|()| self.show(placed, pages));
         if done.is_err() {
-            // Half exposed pages must not be seen empty. The claims still keep others off.
-            let _ = self.hide(placed, pages);
+            // Half exposed pages must not be seen empty, and what was written through the view
+            // that showed them must not be seen at all. The claims still keep others off.
+            let gone = self.hide(placed, pages);
+            if gone.and_then(|()| self.punch(placed, pages)).is_err() {
+                self.unclean.store(true, Ordering::Relaxed);
+            }
         }
         done
     }
 
     fn show(&self, placed: &Placed, pages: PageRange) -> Result<(), OsError> {
         placed.host.expose(pages)?;
+        // SeqCst: either this looks after a view was set, or who set it finds these entries
+        // busy or filled; pairs with the fence in `Arena::expose_to_user`.
+        fence(Ordering::SeqCst);
         self.user.get().map_or(Ok(()), |user| user.expose(pages))
     }
 
@@ -388,11 +393,12 @@ impl Shared {
     pub(crate) fn set_file_shared(&self) {
         // Relaxed: the descriptor that makes it matter goes out by a system call after this; a
         // page that is being exposed meanwhile was allocated before.
-        self.file_is_shared.store(true, Ordering::Relaxed);
+        self.unclean.store(true, Ordering::Relaxed);
     }
 
-    fn file_is_shared(&self) -> bool {
-        self.file_is_shared.load(Ordering::Relaxed)
+    fn punch(&self, placed: &Placed, pages: PageRange) -> Result<(), OsError> {
+        let len = u64::from(pages.len()).saturating_mul(PAGE_SIZE);
+        self.file.punch(placed.host.file_offset(pages.first()), len)
     }
 
     /// Counts pages that come into use; false at the limit.
@@ -455,7 +461,7 @@ impl Shared {
             claims.into_iter().for_each(Claim::release);
             return Err(PopulateError::Limit);
         }
-        if let Err(error) = self.expose_new(placed, pages) {
+        if let Err(error) = self.expose(placed, pages) {
             self.uncharge(pages.len());
             claims.into_iter().for_each(Claim::release);
             return Err(PopulateError::Os(error));
@@ -538,21 +544,24 @@ impl Shared {
         claims: Vec<Claim<'_>>,
     ) -> Result<(), OsError> {
         assert_eq!(claims.len(), pages.len() as usize, "a claim a page");
-        let done = self.hide(placed, pages).and_then(|()| {
-            let len = u64::from(pages.len()).saturating_mul(PAGE_SIZE);
-            self.file.punch(placed.host.file_offset(pages.first()), len)
-        });
-        if done.is_err() {
-            // Still reachable, or not zeroed: the pages stay allocated, and shown.
-            let _ = self.show(placed, pages);
+        let hidden = self.hide(placed, pages);
+        let done = hidden.and_then(|()| self.punch(placed, pages));
+        // Still reachable, or not zeroed: the pages stay allocated, if they can be shown again. A
+        // page that is out of reach must not say that it is there: who touches it would fault
+        // for ever. Then it is empty, but not free.
+        if done.is_err() && self.show(placed, pages).is_ok() {
             for claim in claims {
                 claim.settle(Filled::Page);
             }
             return done;
         }
+        if done.is_err() {
+            self.unclean.store(true, Ordering::Relaxed);
+            let _ = self.hide(placed, pages);
+        }
         claims.into_iter().for_each(Claim::release);
         self.uncharge(pages.len());
-        Ok(())
+        done
     }
 
     fn hide(&self, placed: &Placed, pages: PageRange) -> Result<(), OsError> {

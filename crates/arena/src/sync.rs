@@ -22,5 +22,5 @@ pub(crate) use shuttle::sync::{Mutex, MutexGuard};
 #[cfg(shuttle)]
 pub(crate) use shuttle::thread::yield_now;
 
-pub(crate) use std::sync::atomic::Ordering;
+pub(crate) use std::sync::atomic::{Ordering, fence};
 pub(crate) use std::sync::{Arc, OnceLock, PoisonError, TryLockError};
