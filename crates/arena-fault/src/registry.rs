@@ -156,6 +156,14 @@ impl Registry {
         }
     }
 
+    /// Whether the user's view of an arena is known.
+    #[must_use]
+    pub fn has_user_view(&self, id: ArenaId) -> bool {
+        // Acquire: pairs with the Release in `set_user_view`.
+        self.slot(id)
+            .is_some_and(|slot| slot.user_size.load(Ordering::Acquire) != 0)
+    }
+
     /// Forgets an arena; returns when no handler uses it any more.
     pub fn retire(&self, id: ArenaId) {
         if let Some(slot) = self.slot(id) {

@@ -26,7 +26,7 @@ use crate::reservation::{Reservation, reserve_at};
 use crate::shared::{Outcome, Placed, Shared};
 use crate::slab::Slab;
 use crate::spec::{ArenaSpec, CreateError};
-use crate::sync::{Arc, OnceLock, Ordering, spin_loop};
+use crate::sync::{Arc, OnceLock, Ordering, fence, spin_loop};
 use crate::sys::{FaultSignal, OsError, install_handler};
 use crate::view::{Scheme, View};
 
@@ -242,36 +242,54 @@ impl Arena {
         let Ok(guard) = self.space.lock(crate::sys::thread_key()) else {
             return Err(busy);
         };
-        if self.shared.user.get().is_some() {
+        if REGISTRY.has_user_view(self.id) {
             return Err(busy);
         }
         let (address, size) = (placed.user_start.raw(), self.shared.spec.byte_size());
         let as_usize = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
         let (address, size) = (as_usize(address), as_usize(size));
-        let reservation = reserve_at(address, size).map_err(UserMapError::Os)?;
-        let base = reservation.base();
-        let view = View::new(
-            Arc::new(reservation),
-            Arc::clone(&self.shared.file),
-            0,
-            placed.window,
-        );
-        let view = view.map_err(UserMapError::Os)?;
-        let unmapped = self.shared.user.set(view).is_ok();
-        assert!(unmapped, "the lock is held, and no view was there before");
-        self.expose_to_user(placed.window)
+        let done = match self.shared.user.get() {
+            // One that failed half way: nobody knows of it yet.
+            Some(view) => Ok(view),
+            None => self.reserve_user_view(placed, (address, size)),
+        };
+        let view = done
+            .and_then(|view| self.expose_to_user(view, placed.window).map(|()| view))
             .map_err(UserMapError::Os)?;
         REGISTRY.set_user_view(self.id, address, size);
         drop(guard);
-        Ok(base)
+        Ok(view.base())
+    }
+
+    /// Maps the view with all pages hidden. From here on the allocator shows pages in it.
+    fn reserve_user_view(
+        &self,
+        placed: &Placed,
+        (address, size): (usize, usize),
+    ) -> Result<&View, OsError> {
+        let reservation = Arc::new(reserve_at(address, size)?);
+        let file = Arc::clone(&self.shared.file);
+        let view = View::new(reservation, file, 0, placed.window)?;
+        let unmapped = self.shared.user.set(view).is_ok();
+        assert!(unmapped, "the lock is held, and no view was there before");
+        Ok(self.shared.user.get().expect("just set"))
     }
 
     /// Shows the pages that were there before the view. Under the lock, so none goes meanwhile;
-    /// a page that a touch adds meanwhile is shown twice.
-    fn expose_to_user(&self, window: PageRange) -> Result<(), OsError> {
-        let Some(user) = self.shared.user.get() else {
-            return Ok(());
-        };
+    /// a page that a touch adds meanwhile is shown twice. Should the system refuse, what was
+    /// shown is hidden again, which gives back the mappings that it took.
+    fn expose_to_user(&self, user: &View, window: PageRange) -> Result<(), OsError> {
+        // SeqCst: either these looks find an entry that is being filled, or who fills it finds
+        // the view; pairs with the fence in `Shared::show`.
+        fence(Ordering::SeqCst);
+        let done = self.expose_present(user, window);
+        if done.is_err() && user.scheme() == Scheme::Protect {
+            let _ = user.hide(window);
+        }
+        done
+    }
+
+    fn expose_present(&self, user: &View, window: PageRange) -> Result<(), OsError> {
         let present = |page: &PageIndex| {
             let entry = self.shared.entry((*page).into());
             matches!(entry.state(), EntryState::Page | EntryState::Busy)

@@ -108,6 +108,11 @@ impl View {
         Ok(view)
     }
 
+    /// Where page `window.first()` lies.
+    pub(crate) fn base(&self) -> *mut u8 {
+        self.reservation.base().wrapping_add(self.start)
+    }
+
     /// How this view hides pages.
     pub(crate) fn scheme(&self) -> Scheme {
         self.scheme

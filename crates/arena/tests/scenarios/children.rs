@@ -240,6 +240,16 @@ impl UsedUp {
         }
         Self { base }
     }
+
+    /// Gives twice `pages` mappings back: a page merges with both its neighbours.
+    pub(crate) fn give_back(&self, pages: usize) {
+        for page in (1..=pages).map(|nth| 2 * nth) {
+            let at = self.base.wrapping_byte_add(page * PAGE);
+            // SAFETY: inside the mapping that `to` made, where nothing else lies.
+            let done = unsafe { libc::mprotect(at, PAGE, libc::PROT_NONE) };
+            assert_eq!(done, 0);
+        }
+    }
 }
 
 fn map_one(len: usize, prot: libc::c_int) -> *mut libc::c_void {

@@ -198,19 +198,6 @@ fn atomics_on_empty_pages_work_on_scratch_and_misaligned_ones_touch_nothing() {
 }
 
 #[test]
-fn pointers_wrap_inside_4_gib() {
-    let arena = arena(PageIndex::COUNT);
-    let last = arena.ptr::<u8>(ArenaOffset::new(u32::MAX));
-    assert_eq!(last.index(1).offset(), ArenaOffset::new(0));
-    assert_eq!(
-        last.index(u32::MAX).offset(),
-        ArenaOffset::new(u32::MAX - 1)
-    );
-    let before = arena.ptr::<u64>(ArenaOffset::new(0)).index(u32::MAX);
-    assert_eq!(before.offset(), ArenaOffset::new(0xffff_fff8));
-}
-
-#[test]
 fn the_upper_guard_is_recovered_to_its_last_byte() {
     let arena = arena(1);
     let _scope = scope(&arena);

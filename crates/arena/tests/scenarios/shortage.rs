@@ -4,17 +4,24 @@
 //! Each scenario runs in children that really reach the limit, at both of its levels, with
 //! guard markers and without.
 
+use core::ffi::c_void;
+use std::os::fd::AsRawFd;
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use harena_abi::{ArenaOffset, UserAddr};
 use harena_arena::{
-    AllocError, Arena, EntryState, FreeError, SCRATCH_MAX, SCRATCH_SHORT, WINDOW_PAGES,
+    AllocError, Arena, ArenaSpec, EntryState, FreeError, SCRATCH_MAX, SCRATCH_SHORT, UserMapError,
+    WINDOW_PAGES,
 };
 
 use crate::children::{
-    self, DONE, GUARD_MARKERS, Level, UsedUp, assert_segv, case, child, exit, forbid, peek,
+    self, DONE, GUARD_MARKERS, Level, UsedUp, assert_exit, assert_segv, case, child, exit, forbid,
+    peek,
 };
-use crate::common::{arena, mapping_count, offset, page, scope, user};
+use crate::common::{
+    UserMemory, arena, arena_with, mapping_count, offset, page, scope, spec, user,
+};
 
 /// Eight regions of 512.
 const PAGES: u32 = 4096;
@@ -277,7 +284,7 @@ child!(child_nothing_helps, {
 fn without_reserve_and_scratch_a_page_of_an_open_region_becomes_real() {
     // Without guard markers every exposed page needs a mapping.
     if arena(1).has_guard_markers() {
-        children::assert_exit("shortage::child_real_page", DONE);
+        assert_exit("shortage::child_real_page", DONE);
     }
 }
 
@@ -289,7 +296,7 @@ fn a_fault_that_nothing_helps_is_forwarded() {
 child!(child_creation, {
     let level = setting();
     let used_up = UsedUp::to(level);
-    let refused = Arena::create(&crate::common::spec(16)).expect_err("no mapping is left");
+    let refused = Arena::create(&spec(16)).expect_err("no mapping is left");
     assert_eq!(refused.errno(), harena_abi::Errno::ENOMEM);
     drop(used_up);
     drop(arena(16));
@@ -326,4 +333,89 @@ fn a_hundred_thousand_scattered_pages_and_as_many_faults() {
     let counts = (arena.faults_recovered(), arena.faults_recovered_short());
     assert_eq!(counts, (COUNT.into(), 0));
     assert!((0..COUNT).all(|n| arena.ptr::<u32>(offset(n * 10, 0)).read() == n * 10));
+}
+
+// ---- half of two views -------------------------------------------------------------------
+
+/// Without guard markers, so that every page of a view needs mappings.
+fn arena_with_window(start: u64) -> Arena {
+    forbid(GUARD_MARKERS);
+    let arena = arena_with(ArenaSpec {
+        map_extra: start,
+        ..spec(64)
+    });
+    assert!(!arena.has_guard_markers());
+    arena
+}
+
+child!(child_user_view, {
+    const START: u64 = 0x2000_0000_0000;
+    let arena = arena_with_window(START);
+    for page in 0..32 {
+        let at = UserAddr::new(START + page * 8192);
+        arena.alloc_pages(Some(at), 1, 0).expect("it is free");
+    }
+    for page in 0..32 {
+        arena.ptr::<u32>(offset(2 * page, 0)).write(page);
+    }
+    let used_up = UsedUp::to(Level::Split);
+    // Room for the view, but not for 32 pages that are each a mapping of their own.
+    used_up.give_back(10);
+    assert!(matches!(arena.map_user(), Err(UserMapError::Os(_))));
+    drop(used_up);
+    let view = UserMemory::new(arena.map_user().expect("there is room now"), 64 * 4096);
+    for page in 0..32 {
+        assert_eq!(view.read(page * 8192) & 0xffff_ffff, page as u64);
+    }
+    view.write(4096, 7);
+    assert_eq!(arena.ptr::<u64>(offset(1, 0)).read(), 7);
+    assert!(matches!(arena.map_user(), Err(UserMapError::Busy { .. })));
+    exit(DONE);
+});
+
+#[test]
+fn a_user_view_that_failed_half_way_can_be_mapped_again() {
+    assert_exit("shortage::child_user_view", DONE);
+}
+
+child!(child_half_exposed_page, {
+    const START: u64 = 0x2000_0000_0000;
+    let at = UserAddr::new(START + 9 * 4096);
+    let arena = arena_with_window(START);
+    arena.map_user().expect("the address is free");
+    let this = std::fs::File::open("/proc/self/exe").expect("procfs is mounted");
+    let (started, done) = (AtomicBool::new(false), AtomicBool::new(false));
+    let used_up = std::thread::scope(|threads| {
+        threads.spawn(|| {
+            started.store(true, Ordering::Relaxed);
+            let target = arena.host_ptr(offset(9, 0)).cast::<c_void>();
+            while !done.load(Ordering::Relaxed) {
+                // SAFETY: arena memory; the kernel fails where it is not there.
+                unsafe { libc::pread(this.as_raw_fd(), target, 8, 0) };
+            }
+        });
+        while !started.load(Ordering::Relaxed) {
+            std::hint::spin_loop();
+        }
+        let used_up = UsedUp::to(Level::Split);
+        // A page in the middle of a view costs two mappings: enough for the host's.
+        used_up.give_back(1);
+        for _ in 0..50_000 {
+            let got = arena.alloc_pages_non_sleepable(Some(at), 1, 0);
+            assert!(matches!(got, Err(AllocError::Os(_))), "{got:?}");
+        }
+        done.store(true, Ordering::Relaxed);
+        used_up
+    });
+    drop(used_up);
+    assert_eq!(arena.alloc_pages(Some(at), 1, 0), Ok(at));
+    assert_eq!(arena.ptr::<u64>(offset(9, 0)).read(), 0);
+    exit(DONE);
+});
+
+/// Between the host's view and the user's a page can be written. If the user's fails, that must
+/// not be seen by the page's next owner.
+#[test]
+fn a_page_that_was_half_exposed_is_zeroed() {
+    assert_exit("shortage::child_half_exposed_page", DONE);
 }
