@@ -22,7 +22,7 @@ use crate::thread::{Record, ThreadKey};
 
 /// Faults in a row on mapped pages before one is taken for a real crash. Such faults are
 /// rare races; a page that stays out of reach must not loop for ever.
-const SPURIOUS_MAX: u32 = 1 << 16;
+pub(crate) const SPURIOUS_MAX: u32 = 1 << 16;
 
 /// A fault, as the signal frame describes it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

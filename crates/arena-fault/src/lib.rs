@@ -44,6 +44,7 @@ mod report;
 mod scratch;
 mod sync;
 mod thread;
+mod touches;
 
 pub use classify::{Action, ActionWords, Cause, Fault, HostFault, SavedAction, classify};
 pub use entry::{Claim, ClaimError, Cleared, Entry, EntryState, Filled};
@@ -56,3 +57,4 @@ pub use registry::{ARENAS_MAX, ArenaId, Pin, Registry, Slot, ViewOf};
 pub use report::{Access, ProgramTag, Report, ReportRing};
 pub use scratch::ScratchRing;
 pub use thread::{DEPTH_MAX, Depth, EnterError, Running, THREADS_MAX, ThreadKey};
+pub use touches::TouchCounts;

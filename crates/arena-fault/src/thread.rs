@@ -40,6 +40,14 @@ impl ThreadKey {
     pub const fn raw(self) -> usize {
         self.0.get()
     }
+
+    /// A number below `places`, which is a power of two above 1. Multiplicative hashing: thread
+    /// pointers differ in their middle bits.
+    pub(crate) const fn hash(self, places: usize) -> usize {
+        const GOLDEN: usize = usize::MAX / 1000 * 618;
+        let shift = usize::BITS.saturating_sub(places.trailing_zeros());
+        self.raw().wrapping_mul(GOLDEN | 1).wrapping_shr(shift)
+    }
 }
 
 /// A program that runs on a thread.
@@ -137,14 +145,9 @@ impl ThreadTable {
 
     /// All records with their numbers, beginning where this key would like to be.
     fn from(&self, key: ThreadKey) -> impl Iterator<Item = (u16, &Record)> {
-        const SHIFT: u32 = usize::BITS - THREADS_MAX.trailing_zeros();
-        const GOLDEN: usize = usize::MAX / 1000 * 618;
-        const _: () = assert!(THREADS_MAX.is_power_of_two());
         const RECORDS: u16 = 1 << THREADS_MAX.trailing_zeros();
         const _: () = assert!(RECORDS as usize == THREADS_MAX);
-        // Multiplicative hashing: thread pointers differ in their middle bits.
-        let home = key.raw().wrapping_mul(GOLDEN | 1) >> SHIFT;
-        let home = u16::try_from(home).unwrap_or(0);
+        let home = u16::try_from(key.hash(THREADS_MAX)).unwrap_or(0);
         let order = (home..RECORDS).chain(0..home);
         order.filter_map(|number| Some((number, self.records.get(usize::from(number))?)))
     }

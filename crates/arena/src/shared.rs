@@ -33,7 +33,8 @@
 use harena_abi::{PAGE_SIZE, PageIndex, UserAddr};
 use harena_arena_fault::{
     Claim, Cleared, Entry, EntryState, Filled, HALF_GUARD, HostFault, KERN_VM_SIZE, Link, PageList,
-    PageRange, Report, ReportRing, ScratchRing, WINDOW_PAGES, WINDOW_SIZE, WindowPage,
+    PageRange, Report, ReportRing, ScratchRing, ThreadKey, TouchCounts, WINDOW_PAGES, WINDOW_SIZE,
+    WindowPage,
 };
 
 use crate::inject::Injected;
@@ -110,6 +111,7 @@ pub(crate) struct Shared {
     pub(crate) scratch: Box<ScratchRing<SCRATCH_MAX>>,
     /// What recovery falls back to when the process has no mapping left.
     pub(crate) spare: SpareMappings,
+    user_touches: TouchCounts,
     pub(crate) reports: Box<ReportRing<REPORTS_MAX>>,
     pub(crate) faults_recovered: AtomicU64,
     /// Those among them that found the process short of mappings.
@@ -150,6 +152,7 @@ impl Shared {
             user: OnceLock::new(),
             scratch: Box::new(ScratchRing::new()),
             spare,
+            user_touches: TouchCounts::new(),
             reports: Box::new(ReportRing::new()),
             faults_recovered: AtomicU64::new(0),
             faults_short: AtomicU64::new(0),
@@ -311,15 +314,31 @@ impl Shared {
         lifted
     }
 
-    /// A user's view was touched `offset` bytes behind `user_vm_start`.
-    pub(crate) fn user_touch(&self, offset: u64) -> Outcome {
+    /// A user's view was touched `offset` bytes behind `user_vm_start`, on the thread `key`.
+    pub(crate) fn user_touch(&self, key: ThreadKey, offset: u64) -> Outcome {
         let Some(placed) = self.placed.get() else {
             return Outcome::Forward;
         };
         let page = u32::try_from(offset / PAGE_SIZE).ok();
         match page.and_then(|page| placed.window.first().checked_add(page)) {
-            Some(page) if placed.host.holds(page) && self.is_owner() => self.touch(placed, page),
+            Some(page) if placed.host.holds(page) && self.is_owner() => {
+                self.touch_or_give_up(placed, key, page)
+            }
             Some(_) | None => Outcome::Forward,
+        }
+    }
+
+    /// The user may have made its view of a page that is there inaccessible, and is to crash
+    /// for that.
+    fn touch_or_give_up(&self, placed: &Placed, key: ThreadKey, page: PageIndex) -> Outcome {
+        match self.entry(page.into()).state() {
+            EntryState::Page if self.user_touches.spurious(key, page) => Outcome::Retry,
+            EntryState::Page => Outcome::Forward,
+            EntryState::Empty | EntryState::Scratch => {
+                self.user_touches.progressed(key);
+                self.touch(placed, page)
+            }
+            EntryState::Busy => Outcome::Retry,
         }
     }
 

@@ -116,9 +116,26 @@ child!(child_user_at_the_limit, {
     view.write(4096, 1);
 });
 
+child!(child_user_on_its_own_read_only_page, {
+    let (_arena, view) = arena_with_view(0);
+    view.write(0, 1);
+    let base = core::ptr::without_provenance_mut(view.base());
+    // SAFETY: the user's own view, which it may protect as it likes.
+    let done = unsafe { libc::mprotect(base, 4096, libc::PROT_READ) };
+    assert_eq!(done, 0);
+    // Other pages are none the worse.
+    view.write(4096, 1);
+    view.write(0, 2);
+});
+
 #[test]
 fn a_users_bad_touch_is_a_segv() {
-    for name in ["user_on_scratch", "user_segv_on_fault", "user_at_the_limit"] {
+    for name in [
+        "user_on_scratch",
+        "user_segv_on_fault",
+        "user_at_the_limit",
+        "user_on_its_own_read_only_page",
+    ] {
         assert_segv(&format!("signals::child_{name}"));
     }
 }

@@ -199,10 +199,11 @@ extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut 
 }
 
 fn act(fault: Fault) -> Verdict {
-    match classify(&REGISTRY, thread_key(), fault) {
+    let key = thread_key();
+    match classify(&REGISTRY, key, fault) {
         Action::Forward => Verdict::Forward,
         Action::Recover(host) => recover(&host).into(),
-        Action::UserTouch { arena, offset } => shared_of(&arena).user_touch(offset).into(),
+        Action::UserTouch { arena, offset } => shared_of(&arena).user_touch(key, offset).into(),
         Action::RemoteTouch { view, offset } => match remote_of(&view).touch(offset) {
             Touched::Again => Verdict::Retry,
             Touched::Segv => Verdict::Segv,
