@@ -17,7 +17,7 @@ use harena_abi::Cpu;
 use crate::geometry::WindowPage;
 use crate::registry::{Pin, Registry, ViewOf};
 use crate::report::{Access, ProgramTag};
-use crate::sync::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{AtomicU64, AtomicUsize, Ordering, const_unless_loom, fence};
 use crate::thread::{Record, ThreadKey};
 
 /// Faults in a row on mapped pages before one is taken for a real crash. Such faults are
@@ -153,14 +153,29 @@ fn host_fault(
 }
 
 /// The signal action that was installed before ours, in words that a handler can read.
+///
+/// Two copies, so that a reader that interrupts the writer finds one that is whole: version `n`
+/// is copy `n % 2`, and `n + 1` is written to the other.
 #[derive(Debug)]
 pub struct SavedAction {
     /// 0: nothing saved. 1: being changed. 2: saved and installed.
     phase: AtomicUsize,
+    version: AtomicUsize,
+    copies: [SavedWords; 2],
+    /// The version whose handler was a one-shot one and has been called.
+    spent: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct SavedWords {
     handler: AtomicUsize,
     flags: AtomicU64,
     mask: AtomicU64,
 }
+
+/// Which of the actions that were saved an action is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SavedVersion(usize);
 
 /// A signal action in plain numbers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -173,14 +188,30 @@ pub struct ActionWords {
     pub mask: u64,
 }
 
+impl SavedWords {
+    const_unless_loom! {
+        fn new() -> Self {
+            Self {
+                handler: AtomicUsize::new(0),
+                flags: AtomicU64::new(0),
+                mask: AtomicU64::new(0),
+            }
+        }
+    }
+}
+
 impl SavedAction {
-    #[cfg(not(loom))]
-    pub(crate) const fn new() -> Self {
-        Self {
-            phase: AtomicUsize::new(0),
-            handler: AtomicUsize::new(0),
-            flags: AtomicU64::new(0),
-            mask: AtomicU64::new(0),
+    const_unless_loom! {
+        /// Nothing is saved.
+        #[must_use]
+        pub fn new() -> Self {
+            Self {
+                phase: AtomicUsize::new(0),
+                version: AtomicUsize::new(0),
+                copies: [SavedWords::new(), SavedWords::new()],
+                // No version is this one.
+                spent: AtomicUsize::new(usize::MAX),
+            }
         }
     }
 
@@ -188,8 +219,9 @@ impl SavedAction {
     /// another thread is at it.
     #[must_use]
     pub fn begin_change(&self) -> Option<bool> {
-        // Acquire: pairs with the Release in `end_change`.
-        match self.phase.swap(1, Ordering::Acquire) {
+        // AcqRel: pairs with the Release in `end_change`; the Release half lets whoever finds the
+        // change under way, or comes after it, see what was done before.
+        match self.phase.swap(1, Ordering::AcqRel) {
             0 => Some(false),
             1 => None,
             _ => Some(true),
@@ -203,34 +235,88 @@ impl SavedAction {
             .store(if installed { 2 } else { 0 }, Ordering::Release);
     }
 
-    /// Saves an action.
+    /// Saves an action. Only between `begin_change` and `end_change`.
     pub fn save(&self, words: ActionWords) {
-        self.flags.store(words.flags, Ordering::Relaxed);
-        self.mask.store(words.mask, Ordering::Relaxed);
-        // Release: who sees the handler sees its flags and mask; pairs with `load`.
-        self.handler.store(words.handler, Ordering::Release);
+        let version = self.version.load(Ordering::Relaxed).wrapping_add(1);
+        let [even, odd] = &self.copies;
+        let copy = if version.is_multiple_of(2) { even } else { odd };
+        // Release: a reader that sees one of these words sees the version before this one, at
+        // least; pairs with the fence in `load`.
+        copy.handler.store(words.handler, Ordering::Release);
+        copy.flags.store(words.flags, Ordering::Release);
+        copy.mask.store(words.mask, Ordering::Release);
+        // Release: publishes the words; pairs with the Acquire in `load`.
+        self.version.store(version, Ordering::Release);
     }
 
-    /// The saved action.
+    /// The saved action. Waits for nobody: it looks again only if another one was saved
+    /// meanwhile.
     #[must_use]
-    pub fn load(&self) -> ActionWords {
-        // Acquire: pairs with the Release in `save`.
-        let handler = self.handler.load(Ordering::Acquire);
-        let flags = self.flags.load(Ordering::Relaxed);
-        ActionWords {
-            handler,
-            flags,
-            mask: self.mask.load(Ordering::Relaxed),
+    pub fn load(&self) -> (ActionWords, SavedVersion) {
+        loop {
+            // Acquire: pairs with the Release in `save`.
+            let version = self.version.load(Ordering::Acquire);
+            let [even, odd] = &self.copies;
+            let copy = if version.is_multiple_of(2) { even } else { odd };
+            let words = ActionWords {
+                handler: copy.handler.load(Ordering::Relaxed),
+                flags: copy.flags.load(Ordering::Relaxed),
+                mask: copy.mask.load(Ordering::Relaxed),
+            };
+            // Acquire: a word of a later version makes the look below see that there is one.
+            fence(Ordering::Acquire);
+            if self.version.load(Ordering::Relaxed) == version {
+                return (words, SavedVersion(version));
+            }
         }
+    }
+
+    /// Takes the one call of a one-shot handler; false if it was taken before.
+    #[must_use]
+    pub fn spend(&self, version: SavedVersion) -> bool {
+        // Relaxed: one winner is all that is asked for.
+        self.spent.swap(version.0, Ordering::Relaxed) != version.0
+    }
+
+    /// Whether the one call of a one-shot handler is over.
+    #[must_use]
+    pub fn is_spent(&self, version: SavedVersion) -> bool {
+        self.spent.load(Ordering::Relaxed) == version.0
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(not(loom))]
+impl Default for SavedAction {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use core::num::NonZeroUsize;
 
     use super::*;
     use crate::thread::Running;
+
+    #[test]
+    fn a_saved_action_comes_back_whole_and_its_one_shot_is_taken_once() {
+        let saved = SavedAction::new();
+        let words = |handler| ActionWords {
+            handler,
+            flags: handler as u64 + 1,
+            mask: handler as u64 + 2,
+        };
+        for handler in [0x1000, 0x2000, 0x3000] {
+            saved.save(words(handler));
+            let (loaded, version) = saved.load();
+            assert_eq!(loaded, words(handler));
+            assert!(!saved.is_spent(version));
+            assert!(saved.spend(version));
+            assert!(!saved.spend(version));
+            assert!(saved.is_spent(version));
+        }
+    }
 
     const HOST: usize = 0x100_0000;
     const LOCAL_VIEW: usize = 0x20_0000_0000;

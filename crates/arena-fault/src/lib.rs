@@ -46,7 +46,9 @@ mod sync;
 mod thread;
 mod touches;
 
-pub use classify::{Action, ActionWords, Cause, Fault, HostFault, SavedAction, classify};
+pub use classify::{
+    Action, ActionWords, Cause, Fault, HostFault, SavedAction, SavedVersion, classify,
+};
 pub use entry::{Claim, ClaimError, Cleared, Entry, EntryState, Filled};
 pub use extable::{ExtableEntry, lookup};
 pub use geometry::{GUARD_SIZE, HALF_GUARD, KERN_VM_SIZE, WINDOW_PAGES, WINDOW_SIZE, WindowPage};

@@ -63,7 +63,7 @@ impl Default for TouchCounts {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use core::num::NonZeroUsize;
 

@@ -149,7 +149,6 @@ impl Arena {
         let kern_vm_start = kern_vm
             .checked_add(HALF_GUARD)
             .ok_or(CreateError::Placement { offset, len })?;
-        install_handler(FaultSignal::Segv).map_err(CreateError::Os)?;
         let area = reservation
             .claim(offset, ARENA_AREA)
             .map_err(placement_error)?;
@@ -169,6 +168,8 @@ impl Arena {
             space: OwnedLock::new(RangeTree::new()),
             slab: OnceLock::new(),
         };
+        // Published before: see `uninstall_handler`.
+        install_handler(FaultSignal::Segv).map_err(CreateError::Os)?;
         if let Some(start) = spec.fixed_user_start() {
             arena.place(start).map_err(CreateError::Os)?;
         }

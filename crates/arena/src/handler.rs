@@ -7,9 +7,7 @@
 
 use core::marker::PhantomData;
 
-use harena_arena_fault::REGISTRY;
-
-use crate::sys::{self, FaultSignal, OsError};
+use crate::sys::{self, FaultSignal, OsError, Uninstalled};
 
 /// Why the handler was not removed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -27,16 +25,13 @@ pub enum UninstallError {
 
 /// Puts the actions back that were there before the first arena and the first view.
 pub fn uninstall_fault_handler() -> Result<(), UninstallError> {
-    if REGISTRY.any_live() {
-        return Err(UninstallError::LiveArenas);
-    }
     // Each goes if it can: whether the other one does makes no difference to it.
     let segv = sys::uninstall_handler(FaultSignal::Segv).map_err(UninstallError::Os)?;
     let bus = sys::uninstall_handler(FaultSignal::Bus).map_err(UninstallError::Os)?;
-    if segv && bus {
-        Ok(())
-    } else {
-        Err(UninstallError::NotOnTop)
+    match (segv, bus) {
+        (Uninstalled::Gone, Uninstalled::Gone) => Ok(()),
+        (Uninstalled::Needed, _) | (_, Uninstalled::Needed) => Err(UninstallError::LiveArenas),
+        (Uninstalled::NotOnTop, _) | (_, Uninstalled::NotOnTop) => Err(UninstallError::NotOnTop),
     }
 }
 

@@ -142,7 +142,6 @@ impl UserView {
         socket: UnixStream,
     ) -> Result<Self, AttachError> {
         let (range, watch) = map(hello, memory)?;
-        sys::install_handler(FaultSignal::Bus).map_err(AttachError::Os)?;
         let this_process = sys::this_process().map_err(AttachError::Os)?;
         let (slots, theirs) = slots()?;
         let remote = Arc::new(Remote {
@@ -164,6 +163,8 @@ impl UserView {
             map_flags: hello.map_flags,
             remote,
         };
+        // Published before: see `uninstall_handler`. If this fails, the view goes again.
+        sys::install_handler(FaultSignal::Bus).map_err(AttachError::Os)?;
         let files = std::iter::once(&this_process).chain(&theirs);
         let files: Vec<BorrowedFd<'_>> = files.map(AsFd::as_fd).collect();
         let welcome = Welcome { errno: 0 }.encode();

@@ -62,6 +62,17 @@ impl OsError {
     }
 }
 
+/// What became of the handler.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Uninstalled {
+    /// It is gone.
+    Gone,
+    /// Another handler is on top.
+    NotOnTop,
+    /// An arena is alive.
+    Needed,
+}
+
 /// A page-aligned part of an address range.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Span {

@@ -31,7 +31,7 @@ use harena_arena_fault::ThreadKey;
 #[cfg(not(shuttle))]
 use crate::mem::Zeroable;
 use crate::sync::{AtomicU32, Ordering};
-use crate::sys::{FaultSignal, LetGo, OsError, Protection, Span};
+use crate::sys::{FaultSignal, LetGo, OsError, Protection, Span, Uninstalled};
 
 const BACKED_MAX: usize = if cfg!(shuttle) { 1 << 17 } else { 1 << 20 };
 const PAGE: usize = 4096;
@@ -542,8 +542,11 @@ pub(crate) fn install_handler(_signal: FaultSignal) -> Result<(), OsError> {
     Ok(())
 }
 
-pub(crate) fn uninstall_handler(_signal: FaultSignal) -> Result<bool, OsError> {
-    Ok(true)
+pub(crate) fn uninstall_handler(_signal: FaultSignal) -> Result<Uninstalled, OsError> {
+    if harena_arena_fault::REGISTRY.any_live() {
+        return Ok(Uninstalled::Needed);
+    }
+    Ok(Uninstalled::Gone)
 }
 
 #[cfg(not(shuttle))]

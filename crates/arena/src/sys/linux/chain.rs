@@ -2,7 +2,7 @@
 //!
 //! | former action | what happens |
 //! |---|---|
-//! | `SIG_DFL` | put back; the instruction runs again and faults into it, so a core dump shows the true place |
+//! | `SIG_DFL` | put back, and the signal sent again as it came: a core dump shows the true place |
 //! | `SIG_IGN`, raised by the kernel | as `SIG_DFL`: the kernel does not let a real fault be ignored |
 //! | `SIG_IGN`, sent by a process | ignored |
 //! | a function | called with its own arguments, mask, `SA_NODEFER` and `SA_RESETHAND` honoured |
@@ -35,13 +35,13 @@ type InfoHandler = extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
 /// 1. Called from our handler of the signal with the arguments the kernel gave it.
 /// 2. The caller holds nothing: a former handler may leave by `longjmp`.
 pub(super) unsafe fn forward(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
-    let former = saved(signal).load();
+    let former = former_action(saved(signal));
     // SAFETY: valid by the caller's promise.
     let raised_by_kernel = unsafe { (*info).si_code } > 0;
     match former.handler {
-        libc::SIG_DFL => take_default(signal, raised_by_kernel),
-        libc::SIG_IGN if raised_by_kernel => take_default(signal, raised_by_kernel),
-        libc::SIG_IGN => {}
+        libc::SIG_IGN if !raised_by_kernel => {}
+        // SAFETY: the arguments are the caller's.
+        libc::SIG_DFL | libc::SIG_IGN => unsafe { take_default(signal, info) },
         _ => {
             // SAFETY: valid by the caller's promise.
             unsafe { call(former, signal, info, context) };
@@ -57,11 +57,63 @@ pub(super) fn saved(signal: c_int) -> &'static SavedAction {
     }
 }
 
-/// Puts the default action in place; a real fault then happens again, a sent signal is sent
-/// again (it is delivered when this handler returns).
-fn take_default(signal: c_int, raised_by_kernel: bool) {
+/// The action that was there before ours; after the one call of a one-shot handler the default.
+fn former_action(saved: &SavedAction) -> ActionWords {
+    let (former, version) = saved.load();
+    if !has_flag(former, libc::SA_RESETHAND) || is_no_function(former) {
+        return former;
+    }
+    if saved.spend(version) {
+        former
+    } else {
+        reset(former)
+    }
+}
+
+/// What to put back: the action, or what is left of a one-shot one.
+pub(super) fn remaining_action(saved: &SavedAction) -> ActionWords {
+    let (former, version) = saved.load();
+    if saved.is_spent(version) {
+        reset(former)
+    } else {
+        former
+    }
+}
+
+fn reset(former: ActionWords) -> ActionWords {
+    ActionWords {
+        handler: libc::SIG_DFL,
+        ..former
+    }
+}
+
+fn is_no_function(former: ActionWords) -> bool {
+    matches!(former.handler, libc::SIG_DFL | libc::SIG_IGN)
+}
+
+fn has_flag(former: ActionWords, flag: c_int) -> bool {
+    former.flags & u64::from(flag.cast_unsigned()) != 0
+}
+
+/// Puts the default action in place and queues the signal for this thread once more, as it
+/// came. It is delivered when this handler returns, at the instruction that faulted. To let
+/// that instruction fault again would not do: if another thread makes the page accessible
+/// meanwhile, the process would live on without our handler.
+///
+/// # Safety
+///
+/// 1. `info` is what the kernel passed to our handler.
+unsafe fn take_default(signal: c_int, info: *mut libc::siginfo_t) {
     set_default(signal);
-    if !raised_by_kernel {
+    // SAFETY: no preconditions.
+    let process = unsafe { libc::getpid() };
+    // SAFETY: no preconditions.
+    let thread = unsafe { libc::gettid() };
+    // SAFETY: reads one `siginfo_t`, which is valid by the caller's promise. A process may queue
+    // any signal information for itself.
+    let queued =
+        unsafe { libc::syscall(libc::SYS_rt_tgsigqueueinfo, process, thread, signal, info) };
+    if queued != 0 {
         // SAFETY: `raise` is async-signal-safe and has no preconditions.
         unsafe { libc::raise(signal) };
     }
@@ -88,13 +140,7 @@ unsafe fn call(
     info: *mut libc::siginfo_t,
     context: *mut c_void,
 ) {
-    let has = |flag: c_int| former.flags & u64::from(flag.cast_unsigned()) != 0;
-    if has(libc::SA_RESETHAND) {
-        saved(signal).save(ActionWords {
-            handler: libc::SIG_DFL,
-            ..former
-        });
-    }
+    let has = |flag| has_flag(former, flag);
     // What would be blocked, had the kernel called it: what was blocked at the fault, its mask,
     // and the signal itself unless NODEFER.
     // SAFETY: what the kernel gave to our handler (promise 2).

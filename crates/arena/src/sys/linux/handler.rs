@@ -39,7 +39,7 @@ use harena_arena_fault::{
 use crate::remote::{Remote, Touched};
 use crate::shared::{Outcome, Shared};
 use crate::sys::linux::{chain, process_id, thread_key};
-use crate::sys::{FaultSignal, OsError};
+use crate::sys::{FaultSignal, OsError, Uninstalled};
 
 /// Page fault error code of x86-64: the access was a write, an instruction fetch.
 #[cfg(target_arch = "x86_64")]
@@ -108,29 +108,35 @@ fn install(signal: c_int) -> Result<(), OsError> {
     Ok(())
 }
 
-/// Puts the former action back: true if ours is gone. It stays if another handler was put on
-/// top, since that one may forward to it.
-pub(crate) fn uninstall_handler(signal: FaultSignal) -> Result<bool, OsError> {
+/// Puts the former action back. It stays if another handler was put on top, since that one may
+/// forward to it, and if an arena or a view is alive.
+pub(crate) fn uninstall_handler(signal: FaultSignal) -> Result<Uninstalled, OsError> {
     let signal = number(signal);
     let saved = chain::saved(signal);
     if !begin_change(saved) {
         saved.end_change(false);
-        return Ok(true);
+        return Ok(Uninstalled::Gone);
+    }
+    // Asked after `begin_change`: an arena is published before its handler is installed. So it
+    // either installed before this, and is seen here, or it will install after this.
+    if REGISTRY.any_live() {
+        saved.end_change(true);
+        return Ok(Uninstalled::Needed);
     }
     let done = current_action(signal).and_then(|top| {
         if top.handler != ours().handler {
-            return Ok(false);
+            return Ok(Uninstalled::NotOnTop);
         }
-        let former = chain::to_sigaction(saved.load());
+        let former = chain::to_sigaction(chain::remaining_action(saved));
         // SAFETY: this action was installed before ours, by its owner.
         let set = unsafe { libc::sigaction(signal, &raw const former, ptr::null_mut()) };
         if set == 0 {
-            Ok(true)
+            Ok(Uninstalled::Gone)
         } else {
             Err(failed("sigaction"))
         }
     });
-    saved.end_change(!matches!(done, Ok(true)));
+    saved.end_change(!matches!(done, Ok(Uninstalled::Gone)));
     done
 }
 
