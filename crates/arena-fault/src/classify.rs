@@ -219,13 +219,15 @@ impl SavedAction {
     /// another thread is at it.
     #[must_use]
     pub fn begin_change(&self) -> Option<bool> {
-        // AcqRel: pairs with the Release in `end_change`; the Release half lets whoever finds the
-        // change under way, or comes after it, see what was done before.
-        match self.phase.swap(1, Ordering::AcqRel) {
-            0 => Some(false),
-            1 => None,
-            _ => Some(true),
-        }
+        [(0, false), (2, true)]
+            .into_iter()
+            .find_map(|(phase, installed)| {
+                // Acquire: pairs with the Release in `end_change`.
+                self.phase
+                    .compare_exchange(phase, 1, Ordering::Acquire, Ordering::Relaxed)
+                    .ok()?;
+                Some(installed)
+            })
     }
 
     /// Ends what `begin_change` began.

@@ -9,8 +9,8 @@
 
 use harena_abi::{Cpu, PageIndex, UserAddr};
 use harena_arena_fault::{
-    Access, ClaimError, Cleared, Entry, EntryState, Filled, Link, PageList, PageRange, ProgramTag,
-    Report, ReportRing, Slot,
+    Access, ActionWords, ClaimError, Cleared, Entry, EntryState, Filled, Link, PageList, PageRange,
+    ProgramTag, Report, ReportRing, SavedAction, Slot,
 };
 use loom::sync::atomic::{AtomicU32, Ordering};
 use loom::sync::{Arc, Mutex};
@@ -420,5 +420,56 @@ fn a_double_free_races_into_one_or_two_entries_and_loses_no_page() {
         taken.extend(list.take().map(PageRange::len));
         assert!(taken.len() <= 2);
         assert_eq!(taken.iter().max(), Some(&2));
+    });
+}
+
+#[test]
+fn the_handler_is_installed_for_an_arena_that_is_created_while_it_is_removed() {
+    loom::model(|| {
+        let shared = Arc::new((SavedAction::new(), Slot::new()));
+        assert_eq!(shared.0.begin_change(), Some(false));
+        shared.0.end_change(true);
+        let theirs = Arc::clone(&shared);
+        let creator = thread::spawn(move || {
+            let (saved, slot) = &*theirs;
+            assert_eq!(slot.publish(0x1000, std::ptr::null_mut()), Some(1));
+            // Where it would wait for its turn (in loom for ever) it comes later.
+            let its_turn = saved.begin_change().is_some();
+            if its_turn {
+                saved.end_change(true);
+            }
+            its_turn
+        });
+        let (saved, slot) = &*shared;
+        if saved.begin_change().is_some() {
+            let needed = slot.pin().is_some();
+            saved.end_change(needed);
+        }
+        let installed = creator.join().expect("no panic");
+        assert!(!installed || saved.begin_change() == Some(true));
+    });
+}
+
+#[test]
+fn a_saved_action_is_never_torn() {
+    bounded_model(|| {
+        let words = |handler: usize| ActionWords {
+            handler,
+            flags: handler as u64,
+            mask: handler as u64,
+        };
+        let saved = Arc::new(SavedAction::new());
+        let theirs = Arc::clone(&saved);
+        let installer = thread::spawn(move || {
+            theirs.save(words(1));
+            theirs.save(words(2));
+        });
+        let (seen, version) = saved.load();
+        assert_eq!(seen, words(seen.handler));
+        installer.join().expect("no panic");
+        let (seen, last) = saved.load();
+        assert_eq!(seen, words(2));
+        assert!(saved.spend(last));
+        assert!(version == last || !saved.is_spent(version));
     });
 }
