@@ -186,6 +186,16 @@ impl Arena {
         self.alloc(addr, page_cnt, 0, Context::Sleepable, hook)
     }
 
+    /// As [`Arena::alloc_pages_traced`], from any context.
+    pub fn alloc_pages_non_sleepable_traced(
+        &self,
+        addr: Option<UserAddr>,
+        page_cnt: u32,
+        hook: impl FnOnce(),
+    ) -> Result<UserAddr, AllocError> {
+        self.alloc(addr, page_cnt, 0, Context::NonSleepable, hook)
+    }
+
     fn alloc(
         &self,
         addr: Option<UserAddr>,

@@ -429,10 +429,12 @@ impl Arena {
         })
     }
 
-    /// Faults of host code that were recovered so far.
+    /// Faults of host code that were recovered so far. Their reports can be drained now, unless
+    /// they were dropped.
     #[must_use]
     pub fn faults_recovered(&self) -> u64 {
-        self.shared.faults_recovered.load(Ordering::Relaxed)
+        // Acquire: pairs with the Release in `Shared::install_scratch`.
+        self.shared.faults_recovered.load(Ordering::Acquire)
     }
 
     /// Faults among [`Arena::faults_recovered`] that found the process short of mappings

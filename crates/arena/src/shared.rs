@@ -228,13 +228,14 @@ impl Shared {
             return Self::try_again_later(fault);
         }
         fault.progressed();
-        self.faults_recovered.fetch_add(1, Ordering::Relaxed);
         self.reports.push(Report {
             address: self.user_addr(fault.page.byte_offset()),
             access: fault.access,
             program: fault.program,
             cpu: fault.cpu,
         });
+        // Release: who sees the count finds the report; pairs with `faults_recovered`.
+        self.faults_recovered.fetch_add(1, Ordering::Release);
         Outcome::Retry
     }
 

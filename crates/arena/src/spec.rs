@@ -163,7 +163,7 @@ impl ArenaSpec {
 
     /// Pages that may be in use at a time.
     #[must_use]
-    pub(crate) fn page_limit(&self) -> u32 {
+    pub fn page_limit(&self) -> u32 {
         let limit = self.byte_limit.map_or(u64::MAX, |bytes| bytes / PAGE_SIZE);
         u32::try_from(limit)
             .unwrap_or(u32::MAX)

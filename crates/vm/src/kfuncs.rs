@@ -9,9 +9,10 @@ use harena_abi::{ArenaOffset, Errno, KernAddr, PageIndex, UserAddr};
 use harena_arena::Arena;
 
 use crate::error::{Abort, AbortCause};
+use crate::exec::{self, Entry};
 use crate::helpers::{Answer, Ctx, Fail, answer, stream_vprintk};
 use crate::host::{Call, ContextSet, Host, KfuncArg, KfuncDesc, Sleepable};
-use crate::program::Program;
+use crate::program::{ProgId, Program};
 use crate::vm::Vm;
 
 /// First number of the engine's own kfuncs; a host's lie below.
@@ -131,8 +132,13 @@ pub(crate) fn call(
     let ret = host.kfunc(&mut call, desc.id, args);
     let faults = crate::report::host_faults(vm, host, program);
     let ret = ret?;
-    vm.charge(faults.saturating_mul(INSNS_PER_FAULT))?;
+    charge_faults(vm, faults)?;
     Ok(ret)
+}
+
+/// Counts the work of recovering and reporting faults.
+pub(crate) fn charge_faults(vm: &mut Vm, faults: u64) -> Result<(), Abort> {
+    vm.charge(faults.saturating_mul(INSNS_PER_FAULT))
 }
 
 /// `__arena` arguments become kernel addresses, whatever their high bits were.
@@ -266,12 +272,40 @@ fn arena_alloc_pages(ctx: &mut Ctx<'_>, [map, addr, count, node, flags]: [u64; 5
     }
     charge_pages(ctx, u32_of(count))?;
     let addr = (addr != 0).then_some(UserAddr::new(addr));
-    let pages = if may_sleep(ctx) {
-        arena.alloc_pages(addr, u32_of(count), flags)
-    } else {
-        arena.alloc_pages_non_sleepable(addr, u32_of(count), flags)
+    let count = u32_of(count);
+    let hook = ctx.vm.alloc_hook.filter(|_| flags == 0);
+    let pages = match (hook, may_sleep(ctx)) {
+        (None, true) => arena.alloc_pages(addr, count, flags),
+        (None, false) => arena.alloc_pages_non_sleepable(addr, count, flags),
+        (Some(hook), sleepable) => {
+            let mut done = Ok(());
+            let run = || done = run_hook(ctx, hook);
+            let pages = if sleepable {
+                arena.alloc_pages_traced(addr, count, run)
+            } else {
+                arena.alloc_pages_non_sleepable_traced(addr, count, run)
+            };
+            done?;
+            pages
+        }
     };
     Ok(pages.map_or(0, UserAddr::raw))
+}
+
+/// Runs the tracing program inside the allocator, unless it is running already.
+fn run_hook(ctx: &mut Ctx<'_>, prog: ProgId) -> Result<(), Abort> {
+    if ctx.vm.runs.iter().any(|run| run.prog == prog) {
+        return Ok(());
+    }
+    let entry = Entry {
+        prog,
+        slot: 0,
+        args: [0; 5],
+        contexts: ContextSet::ANY,
+        sleepable: Sleepable::No,
+        timer: None,
+    };
+    exec::enter(ctx.vm, entry, ctx.host).map(drop)
 }
 
 /// Frees at once where the program may sleep, and by and by where it may not.

@@ -36,7 +36,7 @@ pub(crate) fn load(
     let mut loaded = Loaded::default();
     for spec in &object.maps {
         let id = MapId(u32::try_from(vm.maps.len()).expect("bounded by guest memory"));
-        let map = maps::create(&vm.mem, id, spec, vm.config.nr_cpus)?;
+        let map = maps::create(&vm.mem, id, spec, &vm.config)?;
         // Last, as an object without its map would shift those of all later maps.
         let object = vm
             .mem

@@ -2,9 +2,11 @@
 //! entry in the list for tables.
 
 use std::fmt::Write as _;
+use std::ops::Range;
 use std::sync::Arc;
 
-use harena_arena_fault::Access;
+use harena_abi::Cpu;
+use harena_arena_fault::{Access, Report};
 
 use crate::error::access_word;
 use crate::host::Host;
@@ -12,11 +14,58 @@ use crate::program::Program;
 use crate::violation::{Violation, ViolationKind};
 use crate::vm::Vm;
 
-/// Reports what a kfunc did to the program's arena: the handler recovered the faults and left
-/// word of them. Gives their number.
+/// Reports that are kept for who made the scopes they come from.
+const FOREIGN_MAX: usize = harena_arena::REPORTS_MAX;
+
+/// Where a program stands, as far as its report is concerned.
+struct Site {
+    program: Arc<Program>,
+    /// Its innermost run's frames, if it runs.
+    frames: Range<usize>,
+    cpu: Cpu,
+}
+
+impl Site {
+    /// The innermost run.
+    fn here(vm: &Vm, host: &dyn Host, program: &Program) -> Self {
+        let first = vm.runs.last().map_or(0, |run| run.first_frame);
+        Self {
+            program: Arc::clone(&vm.programs[program.id.index()]),
+            frames: first..vm.frames.len(),
+            cpu: host.cpu(),
+        }
+    }
+
+    /// The innermost run of the program that a report names; `None` if it names none of ours.
+    fn of(vm: &Vm, report: &Report) -> Option<Self> {
+        let index = usize::try_from(report.program.raw()).ok()?;
+        let program = Arc::clone(vm.programs.get(index)?);
+        let run = vm.runs.iter().rposition(|run| run.prog == program.id);
+        let frames = run.map_or(0..0, |at| {
+            let end = vm.runs.get(at + 1).map(|next| next.first_frame);
+            vm.runs[at].first_frame..end.unwrap_or(vm.frames.len())
+        });
+        Some(Self {
+            program,
+            frames,
+            cpu: report.cpu,
+        })
+    }
+
+    /// The instruction that is being executed; the first one of a program that does not run.
+    fn insn(&self, vm: &Vm) -> u32 {
+        let frame = vm.frames[self.frames.clone()].last();
+        frame.map_or(0, |frame| frame.pc)
+    }
+}
+
+/// Reports what host code did to the arena of `program`: the handler recovered the faults and
+/// left word of them. Gives their number. Each goes to the program that ran when it happened,
+/// which need not be this one.
 pub(crate) fn host_faults(vm: &mut Vm, host: &dyn Host, program: &Program) -> u64 {
     let Some(map) = program.arena else { return 0 };
     let Some(arena) = vm.arena(map) else { return 0 };
+    // Before the reports are drained: what comes meanwhile is seen the next time.
     let recovered = arena.faults_recovered();
     let seen = vm.faults_seen.get(&map).copied().unwrap_or(0);
     if recovered == seen {
@@ -24,8 +73,14 @@ pub(crate) fn host_faults(vm: &mut Vm, host: &dyn Host, program: &Program) -> u6
     }
     let arena = Arc::clone(arena);
     for report in arena.drain_reports() {
-        let what = (ViolationKind::Host, report.access);
-        violation(vm, host, program, what, report.address.raw());
+        match Site::of(vm, &report) {
+            Some(site) => {
+                let what = (ViolationKind::Host, report.access);
+                record(vm, host, &site, what, report.address.raw());
+            }
+            None if vm.foreign_reports.len() < FOREIGN_MAX => vm.foreign_reports.push(report),
+            None => vm.reports_dropped += 1,
+        }
     }
     vm.faults_seen.insert(map, recovered);
     recovered.saturating_sub(seen)
@@ -37,10 +92,22 @@ pub(crate) fn violation(
     vm: &mut Vm,
     host: &dyn Host,
     program: &Program,
+    what: (ViolationKind, Access),
+    address: u64,
+) {
+    let site = Site::here(vm, host, program);
+    record(vm, host, &site, what, address);
+}
+
+fn record(
+    vm: &mut Vm,
+    host: &dyn Host,
+    site: &Site,
     (kind, access): (ViolationKind, Access),
     address: u64,
 ) {
-    let insn = vm.frames.last().map_or(0, |frame| frame.pc);
+    let insn = site.insn(vm);
+    let program = &*site.program;
     vm.violations.add((program.id, insn), kind, access, || {
         let line = program.line_at(insn);
         Violation {
@@ -63,21 +130,16 @@ pub(crate) fn violation(
     if stderr.overflowed() {
         // In a storm of faults, text that nobody will read is not written.
         stderr.drop_one();
+        vm.reports_dropped += 1;
         return;
     }
-    let text = arena_report(vm, host, program, access, address);
-    // A full stream counts what it drops.
-    let _full = vm.streams[program.id.index()].stderr.push(text);
+    let text = arena_report(vm, host, site, access, address);
+    let full = vm.streams[program.id.index()].stderr.push(text);
+    vm.reports_dropped += u64::from(full.is_err());
 }
 
 /// The report of a fault on an arena, in the kernel's layout.
-fn arena_report(
-    vm: &Vm,
-    host: &dyn Host,
-    program: &Program,
-    access: Access,
-    address: u64,
-) -> String {
+fn arena_report(vm: &Vm, host: &dyn Host, site: &Site, access: Access, address: u64) -> String {
     let mut text = String::new();
     let task = host.current();
     let word = access_word(access);
@@ -86,22 +148,21 @@ fn arena_report(
         "ERROR: Arena {word} access at unmapped address {address:#x}"
     )
     .and_then(|()| {
-        let (cpu, uid, pid) = (host.cpu(), task.uid, task.pid);
+        let (cpu, uid, pid) = (site.cpu, task.uid, task.pid);
         writeln!(text, "CPU: {cpu} UID: {uid} PID: {pid} Comm: {}", task.comm)
     })
     .and_then(|()| writeln!(text, "Call trace:"))
-    .and_then(|()| call_trace(vm, program, &mut text))
+    .and_then(|()| call_trace(vm, site, &mut text))
     .and_then(|()| writeln!(text));
     written.expect("writing to a string succeeds");
     text
 }
 
-/// The frames of the innermost run, innermost first.
-fn call_trace(vm: &Vm, program: &Program, text: &mut String) -> std::fmt::Result {
-    let first = vm.runs.last().map_or(0, |run| run.first_frame);
-    for frame in vm.frames[first..].iter().rev() {
-        writeln!(text, "{}", program.symbol(frame.pc))?;
-        if let Some(line) = program.line_text(frame.pc) {
+/// The frames of the program's innermost run, innermost first.
+fn call_trace(vm: &Vm, site: &Site, text: &mut String) -> std::fmt::Result {
+    for frame in vm.frames[site.frames.clone()].iter().rev() {
+        writeln!(text, "{}", site.program.symbol(frame.pc))?;
+        if let Some(line) = site.program.line_text(frame.pc) {
             writeln!(text, "  {line}")?;
         }
     }

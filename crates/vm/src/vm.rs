@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use harena_abi::KernAddr;
+use harena_arena::Report;
 use harena_bpf::{LinkedObject, MapIndex};
 
 use crate::error::{Abort, AbortCause, OutOfGuestMemory, Place, VmCreateError, VmLoadError};
@@ -40,6 +41,8 @@ pub struct VmConfig {
     pub nr_cpus: u32,
     /// Instructions one outermost run may execute.
     pub insn_budget: u64,
+    /// Bytes of pages that each arena may have in use; `None` is all of it.
+    pub arena_limit: Option<u64>,
     /// How programs are executed.
     pub engine: Engine,
 }
@@ -51,6 +54,7 @@ impl VmConfig {
         Self {
             nr_cpus,
             insn_budget: INSN_BUDGET_DEFAULT,
+            arena_limit: None,
             engine: Engine::Interpreter,
         }
     }
@@ -149,8 +153,14 @@ pub struct Vm {
     pub(crate) timers: Timers,
     /// Arenas whose pages were freed where the program could not wait for it.
     pub(crate) deferred_frees: BTreeSet<MapId>,
+    /// A tracing program that runs inside the arenas' page allocator.
+    pub(crate) alloc_hook: Option<ProgId>,
     /// Recovered faults of kfuncs that were reported, per arena map.
     pub(crate) faults_seen: BTreeMap<MapId, u64>,
+    /// Reports with tags that are no program's: of scopes that the embedder entered.
+    pub(crate) foreign_reports: Vec<Report>,
+    /// Reports that were not written for want of room; those that a ring dropped are not here.
+    pub(crate) reports_dropped: u64,
     pub(crate) runs: Vec<Run>,
     pub(crate) frames: Vec<Frame>,
     /// Instructions the outermost run may still execute.
@@ -190,7 +200,10 @@ impl Vm {
             violations: Violations::default(),
             timers: Timers::default(),
             deferred_frees: BTreeSet::new(),
+            alloc_hook: None,
             faults_seen: BTreeMap::new(),
+            foreign_reports: Vec::new(),
+            reports_dropped: 0,
             runs: Vec::with_capacity(NESTED_RUNS_MAX as usize),
             frames: Vec::with_capacity((NESTED_RUNS_MAX * FRAMES_MAX) as usize),
             insns_left: 0,
@@ -235,6 +248,13 @@ impl Vm {
         host: &mut dyn Host,
     ) -> Result<Option<RunResult>, Abort> {
         crate::helpers::run_timer(self, timer, contexts, host)
+    }
+
+    /// Attaches a tracing program (or none) inside the arenas' page allocator: it runs, with
+    /// context NULL, while a program's page allocation holds the arena's lock. As in the
+    /// kernel, it is not entered again while it runs.
+    pub fn trace_arena_alloc(&mut self, prog: Option<ProgId>) {
+        self.alloc_hook = prog;
     }
 
     /// Guest memory.
@@ -308,6 +328,19 @@ impl Vm {
             StreamId::Stdout => &mut streams.stdout,
             StreamId::Stderr => &mut streams.stderr,
         }
+    }
+
+    /// Fault reports that are in no stream, for want of room there or on the way.
+    #[must_use]
+    pub fn reports_dropped(&self) -> u64 {
+        let arenas = self.maps.iter().filter_map(|map| self.arena(map.id()));
+        self.reports_dropped + arenas.map(|arena| arena.reports_dropped()).sum::<u64>()
+    }
+
+    /// Takes reports of faults that happened in scopes of the embedder's own, whose tags are no
+    /// number of a program ([`ProgId::raw`]).
+    pub fn take_foreign_reports(&mut self) -> Vec<Report> {
+        std::mem::take(&mut self.foreign_reports)
     }
 
     /// Takes what programs wrote with `bpf_trace_printk`.

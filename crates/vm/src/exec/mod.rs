@@ -11,7 +11,9 @@ use harena_arena_fault::ProgramTag;
 
 use crate::error::{Abort, AbortCause};
 use crate::host::{ContextSet, Host, Sleepable};
+use crate::kfuncs::charge_faults;
 use crate::program::{Executable, ProgId, Program};
+use crate::report::host_faults;
 use crate::timer::TimerId;
 use crate::vm::{FRAMES_MAX, Frame, NESTED_RUNS_MAX, Run, RunResult, STACK_SIZE, Vm};
 
@@ -41,6 +43,7 @@ pub(crate) fn enter(vm: &mut Vm, entry: Entry, host: &mut dyn Host) -> Result<Ru
     }
     let program = Arc::clone(&vm.programs[entry.prog.index()]);
     let left_before = vm.insns_left;
+    report_earlier_faults(vm, host, &program)?;
     let first_frame = vm.frames.len();
     vm.runs.push(Run {
         prog: entry.prog,
@@ -66,13 +69,29 @@ pub(crate) fn enter(vm: &mut Vm, entry: Entry, host: &mut dyn Host) -> Result<Ru
     Ok(RunResult { ret, insns })
 }
 
+/// Reports what the host did on behalf of the programs so far, while their frames still stand
+/// as they stood then.
+fn report_earlier_faults(
+    vm: &mut Vm,
+    host: &dyn Host,
+    program: &Arc<Program>,
+) -> Result<(), Abort> {
+    let outer = vm.runs.last().map(|run| run.prog);
+    let outer = outer.map(|prog| Arc::clone(&vm.programs[prog.index()]));
+    let mut faults = 0;
+    for program in outer.iter().chain([program]) {
+        faults += host_faults(vm, host, program);
+    }
+    charge_faults(vm, faults)
+}
+
 /// Frees the arena pages that programs put off: the work of the kernel's irq worker, done when
 /// the outermost run has ended.
 fn free_deferred(vm: &mut Vm) {
-    while let Some(map) = vm.deferred_frees.pop_first() {
-        if let Some(arena) = vm.arena(map) {
-            // Should it fail, the pages stay unreachable until the arena goes.
-            let _postponed = arena.drain_deferred();
+    for map in std::mem::take(&mut vm.deferred_frees) {
+        // Without the arena's lock nothing is freed: the next run's end asks again.
+        if vm.arena(map).is_some_and(|a| a.drain_deferred().is_err()) {
+            vm.deferred_frees.insert(map);
         }
     }
 }
@@ -86,10 +105,8 @@ fn in_scope(
     entry: &Entry,
 ) -> Result<u64, Abort> {
     let arena = program.arena.and_then(|map| vm.arena(map)).cloned();
-    if arena.is_none() && vm.runs.len() == 1 {
-        // Nothing to recover for, and no outer program whose arena could be meant.
-        return call_function(vm, host, program, entry.slot, entry.args);
-    }
+    // Also without an arena: that of an outer program, or of a scope that the embedder is in,
+    // must not be meant.
     let tag = ProgramTag::new(program.id.raw());
     let scope = ProgramScope::enter(tag, arena.as_deref(), host.cpu());
     let _scope = scope.map_err(|error| {

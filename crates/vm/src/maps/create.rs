@@ -11,6 +11,7 @@ use super::{Map, MapId, MapKind, Storage};
 use crate::error::VmLoadError;
 use crate::layout::Region;
 use crate::mem::{ArenaSlot, CreateArenaError, GuestMem};
+use crate::vm::VmConfig;
 
 const BPF_F_NO_PREALLOC: u32 = 1 << 0;
 const BPF_F_NO_COMMON_LRU: u32 = 1 << 1;
@@ -36,7 +37,7 @@ pub(crate) fn create(
     mem: &GuestMem,
     id: MapId,
     spec: &LinkedMap,
-    nr_cpus: u32,
+    config: &VmConfig,
 ) -> Result<Map, VmLoadError> {
     let kind = MapKind::of(spec.map_type).ok_or_else(|| VmLoadError::MapType {
         map: spec.name.clone(),
@@ -54,17 +55,17 @@ pub(crate) fn create(
             ..spec.clone()
         },
         kind,
-        nr_cpus,
+        nr_cpus: config.nr_cpus,
         storage: Storage::Queue {
             blocks: VecDeque::new(),
         },
     };
-    map.storage = storage(mem, &map)?;
+    map.storage = storage(mem, &map, config)?;
     initialise(mem, &map, &spec.contents)?;
     Ok(map)
 }
 
-fn storage(mem: &GuestMem, map: &Map) -> Result<Storage, VmLoadError> {
+fn storage(mem: &GuestMem, map: &Map, config: &VmConfig) -> Result<Storage, VmLoadError> {
     let spec = &map.spec;
     let entries = u64::from(spec.max_entries);
     Ok(match map.kind {
@@ -95,7 +96,7 @@ fn storage(mem: &GuestMem, map: &Map) -> Result<Storage, VmLoadError> {
             Storage::RingBuf(RingBuf::new(data, entries))
         }
         MapKind::Arena => Storage::Arena {
-            slot: create_arena(mem, map)?,
+            slot: create_arena(mem, map, config.arena_limit)?,
         },
     })
 }
@@ -105,7 +106,11 @@ const ARENA_USER_BASE: u64 = 1 << 44;
 
 /// Creates an arena and, where `map_extra` does not, fixes its user window, as the loader's
 /// `mmap` does.
-fn create_arena(mem: &GuestMem, map: &Map) -> Result<ArenaSlot, VmLoadError> {
+fn create_arena(
+    mem: &GuestMem,
+    map: &Map,
+    byte_limit: Option<u64>,
+) -> Result<ArenaSlot, VmLoadError> {
     let spec = &map.spec;
     let refuse = |errno, reason: String| VmLoadError::Map {
         map: spec.name.clone(),
@@ -118,7 +123,7 @@ fn create_arena(mem: &GuestMem, map: &Map) -> Result<ArenaSlot, VmLoadError> {
         max_entries: spec.max_entries,
         map_flags: spec.map_flags,
         map_extra: spec.map_extra,
-        ..ArenaSpec::default()
+        byte_limit,
     };
     let slot = mem.create_arena(&arena_spec).map_err(|error| {
         let errno = match &error {

@@ -328,8 +328,8 @@ impl Map {
                 self.update_keyed(mem, key, value, flags, cpu)
             }
             MapKind::Queue | MapKind::Stack => Err(Errno::EINVAL),
-            MapKind::RingBuf | MapKind::Arena => Err(Errno::ENOTSUPP),
-            MapKind::TaskStorage | MapKind::CgrpStorage => Err(Errno::EOPNOTSUPP),
+            MapKind::RingBuf => Err(Errno::ENOTSUPP),
+            MapKind::Arena | MapKind::TaskStorage | MapKind::CgrpStorage => Err(Errno::EOPNOTSUPP),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Arena memory from a program's side: casts, faults, allocation, kfunc arguments.
 
-use harena_abi::{ArenaOffset, Errno, UserAddr};
-use harena_vm::{ViolationKind, Vm, VmConfig, VmLoadError};
+use harena_abi::{ArenaOffset, Cpu, Errno, UserAddr};
+use harena_vm::{UpdateFlags, ViolationKind, Vm, VmConfig, VmLoadError};
 
 use super::support::{
     Bench, KFUNCS, NULLABLE, READ_ARENA, WRITE_ARENA, arena, generic, map, object, program,
@@ -381,4 +381,40 @@ fn only_cast_pointers_lead_into_the_arena() {
     // Where both come together, the value decides.
     let both = "r1 = r6; if r0 != 0 goto on; r1 = r10; r1 += -16; on: r0 = *(u64 *)(r1 + 8)";
     assert_eq!(kinds(both), (42, Vec::new()));
+}
+
+/// Measured with `bpf(2)` on Linux 6.18.
+#[test]
+fn elements_of_an_arena_map_are_not_supported() {
+    let Bench {
+        mut vm,
+        mut host,
+        loaded,
+    } = bench("r0 = 0");
+    let map = loaded.maps[0];
+    let update = vm.map_update(map, &[], &[], UpdateFlags::Any, &mut host);
+    assert_eq!(update, Err(Errno::EOPNOTSUPP));
+    let delete = vm.map_delete(map, &[], &mut host);
+    assert_eq!(delete, Err(Errno::EOPNOTSUPP));
+    assert_eq!(vm.map_lookup(map, &[], Cpu::new(0)), None);
+    assert!(vm.map_keys(map).is_empty());
+}
+
+#[test]
+fn the_user_window_of_an_arena_map_is_known() {
+    let given = bench("r0 = 0");
+    let start = given.vm.map_user_vm_start(given.loaded.maps[0]);
+    assert_eq!(start, Some(UserAddr::new(BASE)));
+    // Without `map_extra` the loader's mmap chooses; two arenas do not overlap.
+    let free = |name: &str| LinkedMap {
+        map_extra: 0,
+        name: name.to_owned(),
+        ..arena(1 << 20)
+    };
+    let maps = vec![free("a"), free("b"), map(MapType::ARRAY, 4, 8, 1)];
+    let chosen = Bench::new("r0 = 0; exit", maps);
+    let start = |index: usize| chosen.vm.map_user_vm_start(chosen.loaded.maps[index]);
+    let (a, b) = (start(0).unwrap().raw(), start(1).unwrap().raw());
+    assert!(a.abs_diff(b) >= 1 << 32);
+    assert_eq!(start(2), None, "no arena");
 }

@@ -7,5 +7,6 @@ mod insns;
 mod maps;
 mod objects;
 mod random;
+mod reports;
 mod streams;
 mod support;

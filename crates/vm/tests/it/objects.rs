@@ -5,11 +5,14 @@
 
 use std::sync::Arc;
 
-use harena_bpf::btf::{Btf, Kind};
-use harena_bpf::{KconfigValue, KernelSymbols, KfuncRef, KsymVar, LinkedObject, Object};
+use harena_bpf::btf::{Btf, Kind, TypeId};
+use harena_bpf::{
+    KconfigValue, KernelSymbols, KfuncRef, KsymVar, LinkedObject, Object, ProgramIndex, StructOps,
+    StructOpsMember,
+};
 use harena_vm::{Region, RunArgs, StreamId, Vm, VmConfig};
 
-use super::support::{KFUNCS, TestHost};
+use super::support::{KFUNCS, TestHost, object, program};
 
 struct OwnTypes(Arc<Btf>);
 
@@ -82,4 +85,52 @@ fn a_report_names_function_offset_and_source_line() {
         (found.line, found.function.as_str()),
         (Some(160), "straddle")
     );
+}
+
+/// Members without a program are passed over; the first result ends the walk and is given back.
+#[test]
+fn struct_ops_programs_are_walked_in_member_order_until_a_result() {
+    let names = ["enqueue", "dispatch", "init", "exit"];
+    let programs = names.map(|name| program(name, "r0 = 0; exit"));
+    let mut object = object(programs.to_vec(), Vec::new());
+    // The object's programs lie in another order than the members, and one member is not set.
+    let members = [
+        ("init", Some(2)),
+        ("enqueue", Some(0)),
+        ("tick", None),
+        ("exit", Some(3)),
+    ];
+    let members = (0u32..)
+        .zip(members)
+        .map(|(index, (name, program))| StructOpsMember {
+            name: name.to_owned(),
+            index,
+            offset: index * 8,
+            proto: TypeId::VOID,
+            program: program.map(ProgramIndex),
+        });
+    object.struct_ops.push(StructOps {
+        name: "ops".to_owned(),
+        type_name: "sched_ext_ops".to_owned(),
+        type_id: TypeId::VOID,
+        link: true,
+        data: Vec::new(),
+        members: members.collect(),
+    });
+    let mut vm = Vm::new(VmConfig::new(1)).expect("address space");
+    let loaded = vm.load(&object, KFUNCS).expect("loads");
+    let mut seen = Vec::new();
+    let all: Option<()> = vm.struct_ops_for_each_prog(loaded.struct_ops[0], |member, prog| {
+        seen.push((member.to_owned(), vm.program(prog).name().to_owned()));
+        None
+    });
+    assert_eq!(all, None);
+    let pairs = ["init", "enqueue", "exit"].map(|name| (name.to_owned(), name.to_owned()));
+    assert_eq!(seen, pairs);
+    let mut count = 0;
+    let stopped = vm.struct_ops_for_each_prog(loaded.struct_ops[0], |member, _| {
+        count += 1;
+        (member == "enqueue").then_some(-22)
+    });
+    assert_eq!((stopped, count), (Some(-22), 2));
 }

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use harena_abi::{Cpu, KernAddr, SimTime, Tid};
+use harena_abi::{ArenaOffset, Cpu, KernAddr, SimTime, Tid};
+use harena_arena::Arena;
 use harena_bpf::btf::Btf;
 use harena_bpf::isa::asm;
 use harena_bpf::{
@@ -19,6 +20,8 @@ pub(crate) const WRITE_ARENA: u32 = 2;
 pub(crate) const RUN_AGAIN: u32 = 3;
 pub(crate) const SLEEPS: u32 = 4;
 pub(crate) const NULLABLE: u32 = 5;
+pub(crate) const READ_AND_RUN: u32 = 6;
+pub(crate) const TOUCH: u32 = 7;
 
 /// Kfuncs of the test host.
 pub(crate) const KFUNCS: &[KfuncDesc] = &[
@@ -31,6 +34,8 @@ pub(crate) const KFUNCS: &[KfuncDesc] = &[
         ..kfunc(SLEEPS, "test_sleeps", &[])
     },
     kfunc(NULLABLE, "test_nullable", &[KfuncArg::ArenaNullable]),
+    kfunc(READ_AND_RUN, "test_read_and_run", &[KfuncArg::Arena]),
+    kfunc(TOUCH, "test_touch", &[]),
 ];
 
 const fn kfunc(id: u32, name: &'static str, args: &'static [KfuncArg]) -> KfuncDesc {
@@ -51,13 +56,15 @@ pub(crate) struct TestHost {
     pub(crate) random: u32,
     pub(crate) armed: BTreeMap<TimerId, TimerArm>,
     pub(crate) again: Option<ProgId>,
+    /// What `TOUCH` reads from.
+    pub(crate) touch: Option<Arc<Arena>>,
 }
 
 impl Host for TestHost {
     fn kfunc(&mut self, call: &mut Call<'_>, id: u32, args: [u64; 5]) -> Result<u64, Abort> {
         let addr = KernAddr::new(args[0]);
         match id {
-            READ_ARENA | WRITE_ARENA => {
+            READ_ARENA | WRITE_ARENA | READ_AND_RUN => {
                 let map = call
                     .vm
                     .program(call.prog())
@@ -68,6 +75,10 @@ impl Host for TestHost {
                 if id == READ_ARENA {
                     return Ok(place.read());
                 }
+                if id == READ_AND_RUN {
+                    let _zero = place.read();
+                    return self.kfunc(call, RUN_AGAIN, args);
+                }
                 place.write(args[1]);
                 Ok(0)
             }
@@ -75,6 +86,10 @@ impl Host for TestHost {
                 let prog = self.again.unwrap_or(call.prog());
                 let args = RunArgs::new(KernAddr::new(args[0]));
                 Ok(call.run(prog, &args, self)?.ret)
+            }
+            TOUCH => {
+                let arena = self.touch.as_ref().expect("the test gives one");
+                Ok(arena.ptr::<u64>(ArenaOffset::new(0x3000)).read())
             }
             SLEEPS => Ok(7),
             NULLABLE => Ok(args[0]),
