@@ -5,12 +5,10 @@
 //! the program reads it in place, through an arena pointer: no copy. Its contents hold
 //! until that CPU's next `set_cmask`.
 
-use std::sync::Arc;
-
-use harena_abi::{Cid, Cpu, Errno, KernAddr};
-use harena_arena::{Arena, Pool};
+use harena_abi::{ArenaOffset, Cid, Cpu, Errno, KernAddr};
+use harena_arena::{Arena, HALF_GUARD, Pool, ProgramScope, ProgramTag, ScopeError};
 use harena_scx::{CidMap, CpuSet};
-use harena_vm::{GuestMem, MemFault};
+use harena_vm::ProgId;
 
 use crate::types::scx::scx_cmask;
 
@@ -28,71 +26,103 @@ pub(crate) const fn size(nr_cids: u32) -> u64 {
     HEADER + nr_words(nr_cids) as u64 * 8
 }
 
-/// Writes a whole cmask with base 0: its header, and the cids that `test` names.
-pub(crate) fn write(
-    mem: &GuestMem,
-    at: KernAddr,
-    nr_cids: u32,
-    test: impl Fn(Cid) -> bool,
-) -> Result<(), MemFault> {
-    let place = |offset: u64| KernAddr::new(at.raw().wrapping_add(offset));
-    mem.write_u32(place(0), 0)?;
-    mem.write_u32(place(4), nr_cids)?;
-    mem.write_u32(place(8), nr_words(nr_cids))?;
+// A whole cmask may be written unchecked.
+const _: () = assert!(size(crate::types::mask::NR_CPUS) <= HALF_GUARD);
+
+/// Writes a whole cmask with base 0: its header, and the cids that `test` names. As host code
+/// does: unchecked, and if a page is not there, the fault is recovered and reported to the
+/// program whose scope the thread is in.
+pub(crate) fn write(arena: &Arena, at: ArenaOffset, nr_cids: u32, test: impl Fn(Cid) -> bool) {
+    const HEADER_WORDS: u32 = 2;
+    const _: () = assert!(HEADER == HEADER_WORDS as u64 * 8);
+    let header = arena.ptr::<u32>(at);
+    header.write(0);
+    header.index(1).write(nr_cids);
+    header.index(2).write(nr_words(nr_cids));
     for word in 0..nr_words(nr_cids) {
         let first = word * 64;
         let bits = (first..nr_cids.min(first + 64))
             .filter(|cid| test(Cid::new(*cid)))
             .fold(0u64, |bits, cid| bits | 1 << (cid % 64));
-        mem.write_u64(place(HEADER + u64::from(word) * 8), bits)?;
+        let place = arena.ptr::<u64>(at).index(HEADER_WORDS + word);
+        place.write(bits);
     }
-    Ok(())
 }
 
 /// See the module's comment.
 #[derive(Debug)]
 pub(crate) struct Cmasks {
-    pool: Pool,
+    pool: Box<Pool>,
     /// Host side address of each CPU's cmask.
     slots: Vec<KernAddr>,
 }
 
 impl Cmasks {
-    /// Takes one cmask per CPU from the arena.
-    pub(crate) fn new(arena: Arc<Arena>, nr_cpus: u32) -> Result<Self, Errno> {
-        let pool = Pool::new(arena);
+    /// Takes one cmask per CPU from the pool.
+    pub(crate) fn new(pool: Box<Pool>, nr_cpus: u32) -> Result<Self, Errno> {
         let slots = (0..nr_cpus)
             .map(|_| pool.alloc(size(nr_cpus)).map_err(|_full| Errno::ENOMEM))
             .collect::<Result<_, _>>()?;
         Ok(Self { pool, slots })
     }
 
-    /// Writes `allowed` into the cmask of `cpu`; gives the address that the program gets.
+    /// Writes `allowed` into the cmask of `cpu` for `prog`, which is to get it; gives the address
+    /// that it gets. A program may have freed the page, which is its own loss.
     pub(crate) fn write(
         &self,
-        mem: &GuestMem,
+        prog: ProgId,
         cids: &CidMap,
         cpu: Cpu,
         allowed: &CpuSet,
-    ) -> Result<u64, MemFault> {
+    ) -> Result<u64, ScopeError> {
         let slot = self.slots[cpu.index()];
         let nr_cids = u32::try_from(self.slots.len()).expect("one per CPU");
-        write(mem, slot, nr_cids, |cid| {
-            cids.cpu_of(cid).is_some_and(|cpu| allowed.contains(cpu))
-        })?;
         let arena = self.pool.arena();
         let offset = arena.offset_of(slot).expect("the pool lies in its arena");
+        let _scope = ProgramScope::enter(ProgramTag::new(prog.raw()), Some(arena), cpu)?;
+        write(arena, offset, nr_cids, |cid| {
+            cids.cpu_of(cid).is_some_and(|cpu| allowed.contains(cpu))
+        });
         Ok(arena.user_addr(offset).raw())
     }
 
-    /// Gives all of them back.
-    pub(crate) fn release(self) {
+    /// Gives all of them back; what is left is the pool with its pages.
+    pub(crate) fn release(self) -> Box<Pool> {
         let nr_cids = u32::try_from(self.slots.len()).expect("one per CPU");
         for slot in &self.slots {
             self.pool
                 .free(*slot, size(nr_cids))
                 .expect("allocated by `new` with this size");
         }
-        assert_eq!(self.pool.destroy(), 0, "nobody else allocates here");
+        assert_eq!(self.pool.outstanding(), 0, "nobody else allocates here");
+        self.pool
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use harena_abi::bpf::BPF_F_MMAPABLE;
+    use harena_arena::ArenaSpec;
+
+    use super::*;
+
+    #[test]
+    fn attaching_again_takes_no_more_pages() {
+        let spec = ArenaSpec {
+            max_entries: 64,
+            map_flags: BPF_F_MMAPABLE,
+            map_extra: 0x1000_0000_0000,
+            ..ArenaSpec::default()
+        };
+        let arena = Arc::new(Arena::create(&spec).unwrap());
+        let mut pool = Box::new(Pool::new(Arc::clone(&arena)));
+        let mut pages = Vec::new();
+        for _ in 0..3 {
+            pool = Cmasks::new(pool, 8).unwrap().release();
+            pages.push(arena.pages_in_use());
+        }
+        assert_eq!(pages, [4, 4, 4]);
     }
 }

@@ -14,6 +14,7 @@
 use std::sync::Arc;
 
 use harena_abi::{Cid, Cpu, Errno, KernAddr, Tid};
+use harena_arena::Pool;
 use harena_scx::{
     Cost, CpuSet, Cx, DumpCtx, ExitInfo, ExitTask, Form, InitTask, Op, OpsConfig, SchedOps,
 };
@@ -150,7 +151,9 @@ impl SchedOps for Attached<'_> {
     fn prepare(&mut self, _cx: &mut Cx<'_>) -> Result<(), Errno> {
         if let Some(arena) = self.st.arena.and_then(|map| self.vm.arena(map)) {
             let nr_cpus = self.st.places.nr_cpus();
-            self.st.cmasks = Some(Cmasks::new(Arc::clone(arena), nr_cpus)?);
+            let pool = self.st.pool.take();
+            let pool = pool.unwrap_or_else(|| Box::new(Pool::new(Arc::clone(arena))));
+            self.st.cmasks = Some(Cmasks::new(pool, nr_cpus)?);
         }
         Ok(())
     }
@@ -160,7 +163,7 @@ impl SchedOps for Attached<'_> {
             cx.machine.timer_cancel(*timer);
         }
         if let Some(cmasks) = self.st.cmasks.take() {
-            cmasks.release();
+            self.st.pool = Some(cmasks.release());
         }
     }
 
@@ -231,19 +234,21 @@ impl SchedOps for Attached<'_> {
     }
 
     fn set_cpumask(&mut self, cx: &mut Cx<'_>, p: Tid, allowed: &CpuSet) {
-        let mem = self.vm.mem();
+        let Some(prog) = self.st.programs.get(&Op::SetCpumask).copied() else {
+            return;
+        };
         let mask = match &self.st.cmasks {
             Some(cmasks) => {
                 let cpu = cx.machine.this_cpu();
-                match cmasks.write(mem, cx.core.cids(), cpu, allowed) {
+                match cmasks.write(prog, cx.core.cids(), cpu, allowed) {
                     Ok(mask) => mask,
-                    Err(fault) => {
-                        let what = format!("the cmask of CPU {cpu} was freed: {fault}");
+                    Err(error) => {
+                        let what = format!("the cmask of CPU {cpu}: {error}");
                         return cx.core.error(cx.machine, &what);
                     }
                 }
             }
-            None => exit_info::write_mask(mem, self.level().mask, allowed),
+            None => exit_info::write_mask(self.vm.mem(), self.level().mask, allowed),
         };
         let args = [self.task(p), mask];
         self.call(cx, Op::SetCpumask, &args);

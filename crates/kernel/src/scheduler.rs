@@ -33,8 +33,12 @@ pub struct ArenaUse {
     pub pages: u32,
     /// Pages it has room for.
     pub pages_max: u32,
+    /// Pages that it may use at most: all, unless there is a limit.
+    pub pages_limit: u32,
     /// Faults of host code that were recovered.
     pub faults_recovered: u64,
+    /// Reports of faults that are in no stream, for want of room.
+    pub reports_dropped: u64,
 }
 
 /// Why a global variable has no value.
@@ -122,7 +126,9 @@ impl BpfScheduler {
         Some(ArenaUse {
             pages: arena.pages_in_use(),
             pages_max: map.max_entries,
+            pages_limit: arena.spec().page_limit(),
             faults_recovered: arena.faults_recovered(),
+            reports_dropped: self.vm.reports_dropped(),
         })
     }
 

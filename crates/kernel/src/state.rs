@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use harena_abi::KernAddr;
+use harena_arena::Pool;
 use harena_scx::{Op, OpsConfig};
 use harena_vm::{
     Abort, ContextSet, GuestMem, MapId, NESTED_RUNS_MAX, OutOfGuestMemory, ProgId, Region, TimerId,
@@ -49,8 +50,10 @@ pub(crate) struct State {
     /// Timers that were armed and not cancelled, by the key the machine knows, and what their
     /// callbacks may call: what the program that armed them may.
     pub(crate) timers: BTreeMap<u64, (TimerId, ContextSet)>,
-    /// The pool and the per-CPU cmasks of a cid-form scheduler, from `prepare` to `release`.
+    /// The per-CPU cmasks of a cid-form scheduler and their pool, from `prepare` to `release`.
     pub(crate) cmasks: Option<Cmasks>,
+    /// The pool meanwhile: its pages are the arena's, so the next `prepare` goes on with it.
+    pub(crate) pool: Option<Box<Pool>>,
     /// Why the scheduler was ended, if its program did what a verifier would have refused.
     pub(crate) abort: Option<Abort>,
     levels: Vec<Level>,
@@ -79,6 +82,7 @@ impl State {
             cpumasks: BTreeSet::new(),
             timers: BTreeMap::new(),
             cmasks: None,
+            pool: None,
             abort: None,
             levels,
             running: Vec::new(),

@@ -17,7 +17,8 @@ mod selftest;
 mod task;
 mod topo;
 
-use harena_abi::{Cpu, KernAddr, Tid};
+use harena_abi::{ArenaOffset, Cpu, KernAddr, Tid};
+use harena_arena::Arena;
 use harena_scx::{Core, Cx, Form, Machine};
 use harena_vm::{
     Abort, Call, ContextSet, GENERIC_KFUNC_PROTOS, GuestMem, KfuncArg, KfuncDesc, Sleepable,
@@ -204,6 +205,21 @@ impl Kf<'_, '_, '_> {
             Some(tid) => self.st.places.task(tid).raw(),
             None => self.st.places.idle_task(cpu).raw(),
         }
+    }
+
+    /// The arena of the calling program, and the place in it that an `__arena` argument names.
+    pub(crate) fn in_arena(&self, ptr: u64) -> Result<(&Arena, ArenaOffset), Abort> {
+        let vm = &*self.call.vm;
+        let map = vm.program(self.call.prog()).arena();
+        let arena = map
+            .and_then(|map| vm.arena(map).map(AsRef::as_ref))
+            .ok_or_else(|| self.call.abort(harena_vm::AbortCause::NoArena))?;
+        // The call rebased the pointer into the window, whatever the program gave.
+        let offset = arena.offset_of(KernAddr::new(ptr)).ok_or_else(|| {
+            self.call
+                .bad_argument(format!("{ptr:#x} is not in the arena"))
+        })?;
+        Ok((arena, offset))
     }
 
     /// An abort because of memory that a program handed in and that is not there.

@@ -5,8 +5,7 @@
 //! host never notices. The one rule is the contract's: what reaches further than half the
 //! guard past the pointer must check its range.
 
-use harena_abi::KernAddr;
-use harena_arena::{Arena, ArenaPtr, HALF_GUARD};
+use harena_arena::{ArenaPtr, HALF_GUARD};
 use harena_vm::Abort;
 
 use super::{Kf, context, kfuncs};
@@ -55,21 +54,7 @@ impl Kf<'_, '_, '_> {
                 .call
                 .bad_argument(format!("{count} words, unchecked are at most {WORDS_MAX}")));
         }
-        let arena = self.arena()?;
-        // The call rebased the pointer into the window, whatever the program gave.
-        let offset = arena.offset_of(KernAddr::new(ptr)).ok_or_else(|| {
-            self.call
-                .bad_argument(format!("{ptr:#x} is not in the arena"))
-        })?;
+        let (arena, offset) = self.in_arena(ptr)?;
         Ok(f(arena.ptr(offset), count))
-    }
-
-    /// The arena of the calling program.
-    fn arena(&self) -> Result<&Arena, Abort> {
-        let vm = &*self.call.vm;
-        vm.program(self.call.prog())
-            .arena()
-            .and_then(|map| vm.arena(map).map(AsRef::as_ref))
-            .ok_or_else(|| self.call.abort(harena_vm::AbortCause::NoArena))
     }
 }

@@ -93,6 +93,8 @@ kfuncs! {
 
 /// Most bytes of an override table: one `s32` per CPU a mask can hold.
 const OVERRIDE_BYTES_MAX: u64 = 4 * crate::types::mask::NR_CPUS as u64;
+// So it may be read unchecked.
+const _: () = assert!(OVERRIDE_BYTES_MAX <= harena_arena::HALF_GUARD);
 
 fn cid_override(
     k: &mut Kf<'_, '_, '_>,
@@ -105,23 +107,21 @@ fn cid_override(
     Ok(0)
 }
 
-/// An array of `s32` in the arena. A size that is no table's gives as many entries as fit;
+/// An array of `s32` in the arena, read in place: what is not there is scratch. A size that is no table's gives as many entries as fit;
 /// the core refuses the count.
 fn s32_table(k: &Kf<'_, '_, '_>, at: u64, size: u64) -> Result<Vec<i32>, Abort> {
-    let count = size.min(OVERRIDE_BYTES_MAX) / 4;
-    (0..count)
-        .map(|i| k.mem().read_u32(KernAddr::new(at.wrapping_add(i * 4))))
-        .map(|word| word.map(|w| as_s32(w.into())))
-        .collect::<Result<_, _>>()
-        .map_err(|fault| k.bad_memory(&fault))
+    let count = as_u32(size.min(OVERRIDE_BYTES_MAX) / 4);
+    let (arena, offset) = k.in_arena(at)?;
+    let table = arena.ptr::<i32>(offset);
+    Ok((0..count).map(|i| table.index(i).read()).collect())
 }
 
 /// The root scheduler holds every capability on every cid; there are no others.
 fn sub_caps(k: &mut Kf<'_, '_, '_>, [_cgroup, _caps, out, ..]: [u64; 5]) -> Result<u64, Abort> {
     if out != 0 {
         let nr_cids = k.cx.core.kf_nr_cids();
-        crate::cmasks::write(k.mem(), KernAddr::new(out), nr_cids, |_| true)
-            .map_err(|fault| k.bad_memory(&fault))?;
+        let (arena, offset) = k.in_arena(out)?;
+        crate::cmasks::write(arena, offset, nr_cids, |_| true);
     }
     Ok(0)
 }

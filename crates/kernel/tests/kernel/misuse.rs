@@ -106,8 +106,8 @@ fn an_endless_callback_ends_the_scheduler_with_its_place() {
 }
 
 #[test]
-fn a_scheduler_that_frees_the_cores_cmasks_is_ended() {
-    let (outcome, scheduler) = Run {
+fn a_scheduler_that_frees_the_cores_cmasks_gets_a_report() {
+    let (outcome, mut scheduler) = Run {
         sets: &[("free_it", "true")],
         workload: workload(
             r#""worker": { "instance": 3, "loop": -1, "run": 1000, "sleep": 1000 }"#,
@@ -115,10 +115,27 @@ fn a_scheduler_that_frees_the_cores_cmasks_is_ended() {
         ..Run::mixed("tests/cmask")
     }
     .go();
-    assert_eq!(int(&scheduler, "seen.nr_calls"), 1);
-    assert_eq!(outcome.exit.kind, scx::SCX_EXIT_ERROR, "{:?}", outcome.exit);
-    let message = &outcome.exit.message;
-    assert!(message.starts_with("the cmask of CPU "), "{message}");
+    // The core's own write lands on scratch, as that of a kernel does.
+    assert_eq!(int(&scheduler, "seen.nr_calls"), 3);
+    assert_eq!(outcome.exit.kind, scx::SCX_EXIT_UNREG, "{:?}", outcome.exit);
+    let hosts = scheduler.violations().iter();
+    let hosts: Vec<_> = hosts.filter(|v| v.kind == ViolationKind::Host).collect();
+    assert!(!hosts.is_empty());
+    assert!(
+        hosts
+            .iter()
+            .all(|v| v.access == "WRITE" && v.program == "cmask_set_cmask")
+    );
+    let stderr = scheduler.drain_streams(StreamId::Stderr);
+    let reported = stderr.iter().any(|(program, text)| {
+        program == "cmask_set_cmask"
+            && text.contains("ERROR: Arena WRITE access at unmapped address 0x")
+    });
+    assert!(reported, "{stderr:?}");
+    assert_eq!(
+        scheduler.arena().map(|arena| arena.reports_dropped),
+        Some(0)
+    );
 }
 
 /// A timer that is armed a million times for the same moment fires once, and the requests that
