@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use harena_abi::Nanos;
 
-use crate::{duration, status};
+use crate::{duration, size, status};
 
 /// Runs sched_ext schedulers that are compiled to BPF, on a simulated machine.
 #[derive(Debug, Parser)]
@@ -49,6 +49,11 @@ pub(crate) struct RunArgs {
     /// Number that all chance is drawn from
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
+
+    /// Memory that the scheduler's arena may have in use, such as 64K, 16M or 1G: beyond it
+    /// page allocations give NULL [default: all of the arena]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub(crate) arena_limit: Option<u64>,
 
     /// Set a global variable or an `ops` member before the run; may be repeated
     #[arg(long = "set", value_name = "NAME=VALUE")]

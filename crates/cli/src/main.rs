@@ -18,6 +18,7 @@ mod plan;
 mod progress;
 mod results;
 mod run;
+mod size;
 mod stats;
 mod status;
 

@@ -89,6 +89,8 @@ pub(crate) struct RunPlan {
     pub(crate) sim: SimConfig,
     /// Values to set before the run, in the order given.
     pub(crate) settings: Vec<Setting>,
+    /// Bytes that the arena may have in use.
+    pub(crate) arena_limit: Option<u64>,
     /// How to report.
     pub(crate) report: Report,
 }
@@ -117,6 +119,7 @@ impl RunPlan {
             topology: args.topology,
             sim,
             settings,
+            arena_limit: args.arena_limit,
             report: if args.quiet {
                 Report::Nothing
             } else {

@@ -62,6 +62,7 @@ fn prepare(plan: &RunPlan) -> Result<Box<Simulation<BpfScheduler>>, Failure> {
     let options = LoadOptions {
         sets: object::settings(&object, &plan.settings),
         hz: plan.sim.hz,
+        arena_limit: plan.arena_limit,
         ..LoadOptions::default()
     };
     let (scheduler, image) =
@@ -206,6 +207,8 @@ fn arena(scheduler: &BpfScheduler) -> ArenaUse {
         pages: arena.pages.into(),
         max_pages: arena.pages_max.into(),
         faults_recovered: own.sum::<u64>() + arena.faults_recovered,
+        limit_pages: arena.pages_limit.into(),
+        reports_dropped: arena.reports_dropped,
     }
 }
 

@@ -276,3 +276,41 @@ fn keys_of_a_workload_without_effect_are_noted() {
     assert_eq!(run.code, 0, "{}", run.stderr);
     run.complains_in_one_line(&["note: workload", "noted.json", "`global.calibration`"]);
 }
+
+#[test]
+fn an_arena_limit_is_kept_and_reported() {
+    let free = json(&harena(&["run", "-d", "50ms", "--format", "json"]));
+    let arena = &free["arena"];
+    assert_eq!(arena["limit_pages"], arena["max_pages"]);
+    assert_eq!(arena["reports_dropped"], 0);
+    let pages = arena["pages"].as_u64().unwrap();
+    let run = |limit: &str| {
+        let args = [
+            "run",
+            "-d",
+            "50ms",
+            "--format",
+            "json",
+            "--arena-limit",
+            limit,
+        ];
+        harena(&args)
+    };
+    // What it needs is enough; with less, page allocations give NULL.
+    let enough = json(&run(&(pages * 4096).to_string()));
+    assert_eq!(enough["digest"], free["digest"]);
+    assert_eq!(enough["arena"]["limit_pages"], pages);
+    assert_eq!(enough["arena"]["pages"], pages);
+    let scarce = run(&format!("{}K", (pages - 1) * 4));
+    assert!(scarce.code != 1, "{}", scarce.stderr);
+    if scarce.code != 2 {
+        let scarce = json(&scarce);
+        assert!(scarce["arena"]["pages"].as_u64().unwrap() < pages);
+        assert_ne!(scarce["digest"], free["digest"]);
+    }
+    for (limit, part) in [("1", "byte limit"), ("64X", "unknown unit `X`")] {
+        let refused = run(limit);
+        assert_eq!(refused.code, 2, "{}", refused.stderr);
+        assert!(refused.stderr.contains(part), "{}", refused.stderr);
+    }
+}

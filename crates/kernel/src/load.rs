@@ -41,6 +41,8 @@ pub struct LoadOptions {
     pub hz: u32,
     /// Instructions one callback may execute; `None` is the engine's default.
     pub insn_budget: Option<u64>,
+    /// Bytes of its arena that the scheduler may use; `None` is all of it.
+    pub arena_limit: Option<u64>,
 }
 
 impl Default for LoadOptions {
@@ -50,6 +52,7 @@ impl Default for LoadOptions {
             ops: None,
             hz: 1000,
             insn_budget: None,
+            arena_limit: None,
         }
     }
 }
@@ -151,6 +154,7 @@ impl BpfScheduler {
 
         let mut config = VmConfig::new(nr_cpus);
         config.insn_budget = options.insn_budget.unwrap_or(config.insn_budget);
+        config.arena_limit = options.arena_limit;
         let mut vm = Vm::new(config)?;
         let loaded = vm.load(&linked, &descs())?;
         write_map_objects(&vm, &loaded);

@@ -232,6 +232,10 @@ pub struct ArenaUse {
     pub max_pages: u64,
     /// Accesses to empty pages that were recovered: by programs and by the host.
     pub faults_recovered: u64,
+    /// Pages that the run allowed it to use: all, unless it had a limit.
+    pub limit_pages: u64,
+    /// Reports of such accesses that found no room in the program's stream or on the way there.
+    pub reports_dropped: u64,
 }
 
 /// One kind of misdeed at one place.

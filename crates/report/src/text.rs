@@ -264,13 +264,20 @@ impl Results {
         if a.max_pages == 0 {
             writeln!(out, "\narena       none")?;
         } else {
-            writeln!(
+            write!(
                 out,
                 "\narena       {} of {} pages in use, {} recovered",
                 units::count(a.pages),
                 units::count(a.max_pages),
                 plural(a.faults_recovered, "fault"),
             )?;
+            if a.reports_dropped > 0 {
+                write!(out, ", {} dropped", plural(a.reports_dropped, "report"))?;
+            }
+            if a.limit_pages < a.max_pages {
+                write!(out, ", limit {}", plural(a.limit_pages, "page"))?;
+            }
+            writeln!(out)?;
         }
         if self.violations.is_empty() {
             writeln!(out, "violations  none")?;

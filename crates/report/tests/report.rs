@@ -125,6 +125,8 @@ fn results() -> Results {
             pages: 12,
             max_pages: 65_536,
             faults_recovered: 0,
+            limit_pages: 65_536,
+            reports_dropped: 0,
         },
         violations: Vec::new(),
     }
@@ -334,4 +336,14 @@ fn inspection_as_text_and_json() {
 #[test]
 fn an_empty_inspection_can_be_shown() {
     assert!(Inspection::default().to_text().contains("unsupported none"));
+}
+
+#[test]
+fn a_limit_and_dropped_reports_are_shown_if_there_are_any() {
+    let mut r = results();
+    r.arena.limit_pages = 100;
+    r.arena.reports_dropped = 1_234;
+    let expected = "arena       12 of 65,536 pages in use, 0 faults recovered, \
+        1,234 reports dropped, limit 100 pages\n";
+    assert!(r.to_text().contains(expected), "{}", r.to_text());
 }
