@@ -94,6 +94,12 @@ pub enum UserMapError {
         /// Where it lies.
         start: UserAddr,
     },
+    /// Host code has touched pages already; what lies there cannot become the window's.
+    #[error("the user window at {start} comes after the first access")]
+    Late {
+        /// As given.
+        start: UserAddr,
+    },
     /// No start is known: give `map_extra` or set the window first.
     #[error("the arena has no user window")]
     NoWindow,
@@ -113,7 +119,7 @@ impl UserMapError {
         match self {
             Self::Unaligned { .. } | Self::NoWindow | Self::Forked => Errno::EINVAL,
             Self::CrossesBoundary { .. } => Errno::ERANGE,
-            Self::Busy { .. } => Errno::EBUSY,
+            Self::Busy { .. } | Self::Late { .. } => Errno::EBUSY,
             Self::Os(_) => Errno::ENOMEM,
         }
     }
@@ -177,7 +183,8 @@ impl Arena {
     }
 
     /// Fixes the user window at `start`, as the first user mapping does where `map_extra` is 0.
-    /// Setting it again to the same address is fine; to another one it is `EBUSY`.
+    /// Setting it again to the same address is fine; to another one it is `EBUSY`. It must come
+    /// before host code touches an empty page.
     pub fn set_user_window(&self, start: UserAddr) -> Result<(), UserMapError> {
         if !start.raw().is_multiple_of(PAGE_SIZE) || start.is_null() {
             return Err(UserMapError::Unaligned { start });
@@ -191,7 +198,20 @@ impl Arena {
         match self.user_vm_start() {
             Some(at) if at == start => Ok(()),
             Some(at) => Err(UserMapError::Busy { start: at }),
-            None => self.place(start).map_err(UserMapError::Os),
+            None => self.place_first(start),
+        }
+    }
+
+    /// Places the window, unless another thread does so at the same time.
+    fn place_first(&self, start: UserAddr) -> Result<(), UserMapError> {
+        if self.faults_recovered() != 0 {
+            return Err(UserMapError::Late { start });
+        }
+        match (self.place(start), self.user_vm_start()) {
+            (Ok(()), _) => Ok(()),
+            (Err(_), Some(at)) if at == start => Ok(()),
+            (Err(_), Some(at)) => Err(UserMapError::Busy { start: at }),
+            (Err(error), None) => Err(UserMapError::Os(error)),
         }
     }
 

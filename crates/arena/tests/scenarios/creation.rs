@@ -1,10 +1,11 @@
 //! Geometry and creation errors (spec section 1).
 
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 
 use harena_abi::bpf::{BPF_F_MMAPABLE, BPF_F_NO_USER_CONV, BPF_F_SEGV_ON_FAULT};
 use harena_abi::{ArenaOffset, Errno, KernAddr, UserAddr};
-use harena_arena::{ARENA_AREA, AllocError, Arena, ArenaSpec, EntryState, HALF_GUARD, Reservation};
+use harena_arena::{ARENA_AREA, AllocError, Arena, ArenaSpec, EntryState, HALF_GUARD, Reservation,
+    UserMapError};
 
 use crate::common::{ARENA_AT, arena, arena_with, offset, page, scope, spec, user};
 
@@ -134,4 +135,39 @@ fn the_user_window_is_fixed_by_the_first_mapping() {
         Errno::EBUSY
     );
     assert_eq!(arena.alloc_pages(None, 1, 0), Ok(user(0)));
+}
+
+#[test]
+fn threads_that_set_the_same_window_at_the_same_time_agree() {
+    for _ in 0..200 {
+        let arena = arena_with(ArenaSpec {
+            map_extra: 0,
+            ..spec(4)
+        });
+        let start = Barrier::new(2);
+        let set = |to: u32| {
+            start.wait();
+            arena.set_user_window(user(to)).map_err(|error| error.errno())
+        };
+        std::thread::scope(|threads| {
+            let other = threads.spawn(|| set(0));
+            assert_eq!(set(0), Ok(()));
+            assert_eq!(other.join().unwrap(), Ok(()));
+        });
+        assert_eq!(arena.set_user_window(user(1)).unwrap_err().errno(), Errno::EBUSY);
+    }
+}
+
+#[test]
+fn the_user_window_comes_before_the_first_fault() {
+    let arena = arena_with(ArenaSpec {
+        map_extra: 0,
+        ..spec(4)
+    });
+    let running = scope(&arena);
+    arena.ptr::<u8>(offset(0, 0)).write(1);
+    drop(running);
+    let late = arena.set_user_window(user(0)).unwrap_err();
+    assert_eq!(late, UserMapError::Late { start: user(0) });
+    assert_eq!(late.errno(), Errno::EBUSY);
 }
