@@ -41,6 +41,13 @@ fn a_thread_gets_a_big_alternate_stack_and_its_own_one_back() {
     assert!(current().1 >= 64 * 1024, "the nested one had nothing to do");
     drop(stack);
     assert_eq!(current(), before);
+    // Guards may go in any order: the last one takes the stack away.
+    let first = AltStack::for_this_thread().expect("memory is there");
+    let second = AltStack::for_this_thread().expect("memory is there");
+    drop(first);
+    assert!(current().1 >= 64 * 1024, "the second one keeps it");
+    drop(second);
+    assert_eq!(current(), before);
 }
 
 fn alt_stack() -> libc::stack_t {

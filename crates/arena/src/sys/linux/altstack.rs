@@ -3,9 +3,10 @@
 //! Rust gives its own threads a small one; threads of other languages may have none. A
 //! stack that is big enough already is left alone.
 
-use core::marker::PhantomData;
-use core::mem::MaybeUninit;
+use core::cell::RefCell;
+use core::mem::{ManuallyDrop, MaybeUninit};
 use core::ptr;
+use std::rc::{Rc, Weak};
 
 use crate::sys::OsError;
 use crate::sys::linux::memory::AddressRange;
@@ -15,18 +16,37 @@ use crate::sys::{Protection, Span};
 const STACK_SIZE_MIN: usize = 64 * 1024;
 const PAGE: usize = 4096;
 
-/// Restores the thread's former alternate stack when dropped, on the same thread.
-#[derive(Debug)]
+/// Keeps the thread's alternate stack. The last one of a thread restores the former stack when
+/// it is dropped, on the same thread.
+#[derive(Clone, Debug)]
 #[must_use]
 pub(crate) struct AltStack {
-    ours: AddressRange,
-    former: libc::stack_t,
-    /// A signal stack belongs to one thread.
-    not_send: PhantomData<*mut ()>,
+    _stack: Rc<Stack>,
 }
 
-/// Gives the calling thread an alternate stack, unless it has one that is big enough.
+#[derive(Debug)]
+struct Stack {
+    /// Unmapped only when the kernel no longer knows it.
+    ours: ManuallyDrop<AddressRange>,
+    former: libc::stack_t,
+}
+
+thread_local! {
+    /// The stack that this thread has from us, for further guards to share.
+    static OURS: RefCell<Weak<Stack>> = const { RefCell::new(Weak::new()) };
+}
+
+/// Gives the calling thread an alternate stack, unless it has a foreign one that is big enough.
 pub(crate) fn on_alt_stack() -> Result<Option<AltStack>, OsError> {
+    if let Some(stack) = OURS.with_borrow(Weak::upgrade) {
+        return Ok(Some(AltStack { _stack: stack }));
+    }
+    let stack = new_stack()?.map(Rc::new);
+    OURS.with_borrow_mut(|ours| *ours = stack.as_ref().map_or_else(Weak::new, Rc::downgrade));
+    Ok(stack.map(|stack| AltStack { _stack: stack }))
+}
+
+fn new_stack() -> Result<Option<Stack>, OsError> {
     let size = stack_size();
     let mut former = MaybeUninit::<libc::stack_t>::uninit();
     // SAFETY: a null first argument only asks; the second is valid for a write.
@@ -66,10 +86,9 @@ pub(crate) fn on_alt_stack() -> Result<Option<AltStack>, OsError> {
             errno: libc::EPERM,
         });
     }
-    Ok(Some(AltStack {
-        ours,
+    Ok(Some(Stack {
+        ours: ManuallyDrop::new(ours),
         former,
-        not_send: PhantomData,
     }))
 }
 
@@ -81,7 +100,7 @@ fn stack_size() -> usize {
     STACK_SIZE_MIN.max(frame.saturating_mul(2).next_multiple_of(PAGE))
 }
 
-impl Drop for AltStack {
+impl Drop for Stack {
     fn drop(&mut self) {
         let mut current = MaybeUninit::<libc::stack_t>::uninit();
         // SAFETY: a null first argument only asks; the second is valid for a write.
@@ -92,15 +111,16 @@ impl Drop for AltStack {
         // SAFETY: the call above succeeded, so it has filled the structure.
         let current = unsafe { current.assume_init() };
         if current.ss_sp.addr() != self.ours.base().addr() + PAGE {
-            // Somebody put another stack in place since; it is theirs to undo.
+            // Somebody put another stack in place since. They may put ours back when they undo
+            // that, so it stays mapped.
             return;
         }
         // SAFETY: the former stack was valid when ours replaced it, and its owner, on this
         // thread, has not seen it in use since.
         let restored = unsafe { libc::sigaltstack(&raw const self.former, ptr::null_mut()) };
-        debug_assert_eq!(
-            restored, 0,
-            "the handler is not running, so the stack can change"
-        );
+        if restored == 0 {
+            // SAFETY: dropped here only, and never used again: the kernel has let go of it.
+            unsafe { ManuallyDrop::drop(&mut self.ours) };
+        }
     }
 }
