@@ -4,8 +4,9 @@ use std::sync::{Arc, Barrier};
 
 use harena_abi::bpf::{BPF_F_MMAPABLE, BPF_F_NO_USER_CONV, BPF_F_SEGV_ON_FAULT};
 use harena_abi::{ArenaOffset, Errno, KernAddr, UserAddr};
-use harena_arena::{ARENA_AREA, AllocError, Arena, ArenaSpec, EntryState, HALF_GUARD, Reservation,
-    UserMapError};
+use harena_arena::{
+    ARENA_AREA, AllocError, Arena, ArenaSpec, EntryState, HALF_GUARD, Reservation, UserMapError,
+};
 
 use crate::common::{ARENA_AT, arena, arena_with, offset, page, scope, spec, user};
 
@@ -147,14 +148,19 @@ fn threads_that_set_the_same_window_at_the_same_time_agree() {
         let start = Barrier::new(2);
         let set = |to: u32| {
             start.wait();
-            arena.set_user_window(user(to)).map_err(|error| error.errno())
+            arena
+                .set_user_window(user(to))
+                .map_err(|error| error.errno())
         };
         std::thread::scope(|threads| {
             let other = threads.spawn(|| set(0));
             assert_eq!(set(0), Ok(()));
             assert_eq!(other.join().unwrap(), Ok(()));
         });
-        assert_eq!(arena.set_user_window(user(1)).unwrap_err().errno(), Errno::EBUSY);
+        assert_eq!(
+            arena.set_user_window(user(1)).unwrap_err().errno(),
+            Errno::EBUSY
+        );
     }
 }
 
