@@ -107,8 +107,8 @@ fn cid_override(
     Ok(0)
 }
 
-/// An array of `s32` in the arena, read in place: what is not there is scratch. A size that is no table's gives as many entries as fit;
-/// the core refuses the count.
+/// An array of `s32` in the arena, read in place: what is not there is scratch. A size that is
+/// no table's gives as many entries as fit; the core refuses the count.
 fn s32_table(k: &Kf<'_, '_, '_>, at: u64, size: u64) -> Result<Vec<i32>, Abort> {
     let count = as_u32(size.min(OVERRIDE_BYTES_MAX) / 4);
     let (arena, offset) = k.in_arena(at)?;
