@@ -37,7 +37,9 @@
     deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)
 )]
 
+pub mod analysis;
 pub mod btf;
+pub mod code;
 mod core_reloc;
 mod elf;
 mod error;

@@ -25,7 +25,6 @@
 //! ```
 #![deny(unsafe_code)]
 
-mod decode;
 mod error;
 mod exec;
 mod format;
@@ -41,7 +40,6 @@ mod mem;
 mod program;
 mod region;
 mod report;
-mod space;
 mod stream;
 mod struct_ops;
 mod timer;

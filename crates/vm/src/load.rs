@@ -10,16 +10,16 @@ use harena_bpf::isa::op::{PseudoCall, PseudoLoad};
 use harena_bpf::isa::{Insn, ldimm64_value};
 use harena_bpf::{LinkedObject, LinkedProgram};
 
-use crate::decode::{self, OpCode};
 use crate::error::{Place, VmLoadError};
 use crate::host::{KfuncArg, KfuncDesc};
 use crate::layout::{MAP_OBJECT_STRIDE, Region, TEXT_BASE, TEXT_SHIFT};
 use crate::maps::{self, Map, MapId, MapKind, Storage};
 use crate::mem::GuestMem;
 use crate::program::{Executable, ProgId, Program, line_text};
-use crate::space;
 use crate::struct_ops::{StructOpsId, StructOpsMap};
 use crate::vm::{Loaded, Streams, Vm};
+use harena_bpf::analysis;
+use harena_bpf::code::{self, OpCode};
 
 /// Slots a program may have: `BPF_COMPLEXITY_LIMIT_INSNS`.
 const PROGRAM_SLOTS_MAX: usize = 1_000_000;
@@ -139,9 +139,9 @@ impl ProgramLoader<'_> {
         let insns = &self.linked.insns;
         let len = u32::try_from(insns.len()).expect("checked by the caller");
         self.find_arena()?;
-        let mut code = decode::decode(insns).map_err(|(slot, reason)| VmLoadError::BadInsn {
-            place: self.place(slot),
-            reason,
+        let mut code = code::decode(insns).map_err(|error| VmLoadError::BadInsn {
+            place: self.place(error.slot),
+            reason: error.reason,
         })?;
         for slot in 0..insns.len() {
             let op = &mut code.ops[slot];
@@ -159,7 +159,7 @@ impl ProgramLoader<'_> {
         }
         if self.arena.is_some() {
             let starts: Vec<u32> = self.linked.funcs.iter().map(|f| f.start).collect();
-            space::mark(&mut code.ops, &starts, &self.entries());
+            analysis::mark(&mut code.ops, &starts, &self.entries());
         }
         Ok(Program {
             id: self.id,

@@ -5,10 +5,10 @@
 
 use harena_bpf::{LineTable, LinkedProgram, SourceLine};
 
-use crate::decode::Code;
 use crate::error::Place;
 use crate::host::{KfuncDesc, Sleepable};
 use crate::maps::MapId;
+use harena_bpf::code::Code;
 
 /// Number of a program in its VM.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

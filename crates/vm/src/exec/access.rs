@@ -11,14 +11,14 @@ use harena_abi::bpf::BPF_F_NO_USER_CONV;
 use harena_arena::Arena;
 use harena_arena_fault::Access;
 
-use crate::decode::{AtomicOp, Op};
 use crate::host::Host;
 use crate::mem::{Scalar, Word};
 use crate::program::Program;
 use crate::report;
-use crate::space::Space;
 use crate::violation::ViolationKind;
 use crate::vm::Vm;
+use harena_bpf::analysis::Space;
+use harena_bpf::code::{AtomicOp, Op};
 
 /// What the running program's arena looks like from its instructions.
 pub(super) struct ArenaView {

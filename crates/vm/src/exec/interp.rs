@@ -10,13 +10,13 @@ use std::sync::Arc;
 use super::access::{self, ArenaView, At};
 use super::alu;
 use super::{frame_pointer, push_frame};
-use crate::decode::{AtomicOp, Code, Op, OpCode, atomic_op};
 use crate::error::{Abort, AbortCause};
 use crate::host::Host;
 use crate::mem::{Scalar, Word};
 use crate::program::Program;
 use crate::vm::Vm;
 use crate::{helpers, kfuncs};
+use harena_bpf::code::{AtomicOp, Code, Op, OpCode, atomic_op};
 
 /// Registers r0 to r10; the rest pads the array.
 type Regs = [u64; 16];

@@ -14,13 +14,22 @@
 //! through moves, arithmetic, spills, calls and returns; what comes out of other memory is
 //! no arena pointer, since clang casts again after such a load.
 
+#![cfg_attr(
+    not(test),
+    expect(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        reason = "slot numbers of a slice that is there; offsets of 16 bits"
+    )
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::decode::{AtomicOp, Class, Op, OpCode, atomic_op};
+use crate::code::{AtomicOp, Class, Op, OpCode, atomic_op};
 
 /// Where an access through a register leads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Space {
+pub enum Space {
     /// The value decides.
     Either,
     /// The program's arena.
@@ -106,7 +115,7 @@ struct Function {
 
 /// Marks every memory operation of a program that has an arena. `functions` are the first slots
 /// of its functions; those in `entries` are entered from outside, with no arena pointers.
-pub(crate) fn mark(ops: &mut [Op], functions: &[u32], entries: &[u32]) {
+pub fn mark(ops: &mut [Op], functions: &[u32], entries: &[u32]) {
     if ops.len() > SLOTS_MAX {
         return;
     }

@@ -2,11 +2,19 @@
 //!
 //! Slot numbers stay: operation `i` is what slot `i` says, and the second slot of a
 //! `ldimm64` is a hole that no jump may reach. After decoding, every register number is
-//! below 11 and every jump target names an operation, so the interpreter checks neither.
+//! below 11 and every jump target names an operation, so engines check neither.
 //! An operation [`OpCode::FellOff`] behind the last one catches execution that runs on.
+#![cfg_attr(
+    not(test),
+    expect(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        reason = "slot numbers of a slice that is there; offsets of 16 bits"
+    )
+)]
 
-use harena_bpf::isa::Insn;
-use harena_bpf::isa::op::{
+use crate::isa::Insn;
+use crate::isa::op::{
     BPF_ADD, BPF_ADDR_SPACE_CAST, BPF_ALU, BPF_ALU64, BPF_AND, BPF_ARSH, BPF_ATOMIC, BPF_CALL,
     BPF_CMPXCHG, BPF_DIV, BPF_DW, BPF_END, BPF_EXIT, BPF_FETCH, BPF_H, BPF_JA, BPF_JCOND, BPF_JEQ,
     BPF_JGE, BPF_JGT, BPF_JLE, BPF_JLT, BPF_JMP, BPF_JMP32, BPF_JNE, BPF_JSET, BPF_JSGE, BPF_JSGT,
@@ -14,12 +22,12 @@ use harena_bpf::isa::op::{
     BPF_MOV, BPF_MUL, BPF_NEG, BPF_OP_MASK, BPF_OR, BPF_RSH, BPF_SIZE_MASK, BPF_ST, BPF_STORE_REL,
     BPF_STX, BPF_SUB, BPF_W, BPF_X, BPF_XCHG, BPF_XOR,
 };
-use harena_bpf::isa::op::{BPF_B, BPF_LD, PseudoCall};
+use crate::isa::op::{BPF_B, BPF_LD, PseudoCall};
 
-use crate::space::Space;
+use crate::analysis::Space;
 
 /// Bytes of stack one frame has.
-pub(crate) const FRAME_SIZE: i32 = 512;
+pub const FRAME_SIZE: i32 = 512;
 /// The frame pointer.
 const R10: u8 = 10;
 /// `src` of `addr_space_cast` 0 <- 1, in `imm`.
@@ -31,11 +39,13 @@ macro_rules! opcodes {
         /// What to do. `K`: with the immediate; `X`: with the source register.
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         #[repr(u8)]
-        pub(crate) enum OpCode { $($($name,)*)* }
+        #[expect(missing_docs, reason = "the names are those of the instruction set")]
+        pub enum OpCode { $($($name,)*)* }
 
         impl OpCode {
             /// The family it belongs to.
-            pub(crate) const fn class(self) -> Class {
+            #[must_use]
+            pub const fn class(self) -> Class {
                 match self { $($(Self::$name)|* => Class::$class,)* }
             }
         }
@@ -73,21 +83,34 @@ opcodes! {
 
 /// Families of operations.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Class {
+pub enum Class {
+    /// Arithmetic with an immediate.
     AluK,
+    /// Arithmetic with a register.
     AluX,
+    /// One register gets another, perhaps narrowed.
     Move,
     /// A register gets a constant.
     Set,
+    /// `addr_space_cast` 0 <- 1.
     CastToKernel,
+    /// `addr_space_cast` 1 <- 0.
     CastToUser,
+    /// A register gets a value from memory.
     Load,
+    /// Memory gets a value.
     Store,
+    /// An atomic read-modify-write.
     Atomic,
+    /// Goes on elsewhere.
     Jump,
+    /// Goes on elsewhere or behind.
     Branch,
+    /// Calls a helper or kfunc.
     Call,
+    /// Calls a function of the program.
     CallFunction,
+    /// Returns from a function.
     Exit,
     /// Ends the run.
     End,
@@ -95,35 +118,55 @@ pub(crate) enum Class {
 
 /// Kinds of atomic read-modify-write.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum AtomicOp {
+pub enum AtomicOp {
+    /// Addition.
     Add,
+    /// Bits set.
     Or,
+    /// Bits kept.
     And,
+    /// Bits flipped.
     Xor,
+    /// Exchange.
     Xchg,
+    /// Exchange if r0 is there.
     Cmpxchg,
 }
 
 /// One decoded operation.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Op {
-    pub(crate) code: OpCode,
-    pub(crate) dst: u8,
-    pub(crate) src: u8,
+pub struct Op {
+    /// What to do.
+    pub code: OpCode,
+    /// Destination register.
+    pub dst: u8,
+    /// Source register.
+    pub src: u8,
     /// Bytes accessed, for [`OpCode::StackBounds`].
-    pub(crate) size: u8,
+    pub size: u8,
     /// Where a memory access leads.
-    pub(crate) space: Space,
+    pub space: Space,
     /// Memory offset, or the jump target as a slot number.
-    pub(crate) off: i32,
+    pub off: i32,
     /// Immediate, sign-extended; number of the helper, kfunc or atomic operation.
-    pub(crate) imm: u64,
+    pub imm: u64,
 }
 
 /// A decoded program.
 #[derive(Debug)]
-pub(crate) struct Code {
-    pub(crate) ops: Box<[Op]>,
+pub struct Code {
+    /// One operation per slot, and [`OpCode::FellOff`] behind them.
+    pub ops: Box<[Op]>,
+}
+
+/// An instruction that no engine knows.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("slot {slot}: {reason}")]
+pub struct CodeError {
+    /// Where.
+    pub slot: usize,
+    /// What is wrong.
+    pub reason: String,
 }
 
 /// Decodes one slot; `next` is the slot behind it.
@@ -134,15 +177,18 @@ struct Decoder<'a> {
 
 type Decoded = Result<Op, (usize, String)>;
 
-/// Decodes a whole program. On error, the slot and what is wrong with it.
-pub(crate) fn decode(insns: &[Insn]) -> Result<Code, (usize, String)> {
+/// Decodes a whole program.
+pub fn decode(insns: &[Insn]) -> Result<Code, CodeError> {
     let mut holes = vec![false; insns.len()];
     let mut i = 0;
     while i < insns.len() {
         if insns[i].is_ldimm64() {
             match holes.get_mut(i + 1) {
                 Some(hole) => *hole = true,
-                None => return Err((i, "ldimm64 without its second slot".to_owned())),
+                None => {
+                    let reason = "ldimm64 without its second slot".to_owned();
+                    return Err(CodeError { slot: i, reason });
+                }
             }
             i += 1;
         }
@@ -151,7 +197,8 @@ pub(crate) fn decode(insns: &[Insn]) -> Result<Code, (usize, String)> {
     let decoder = Decoder { insns, holes };
     let mut ops = Vec::with_capacity(insns.len() + 1);
     for slot in 0..insns.len() {
-        ops.push(decoder.slot(slot)?);
+        let op = decoder.slot(slot);
+        ops.push(op.map_err(|(slot, reason)| CodeError { slot, reason })?);
     }
     ops.push(plain(OpCode::FellOff));
     Ok(Code {
@@ -516,7 +563,8 @@ fn store_release(size: u8) -> OpCode {
 }
 
 /// What an atomic's immediate asks for, and whether the old value is returned.
-pub(crate) fn atomic_op(imm: i32) -> Option<(AtomicOp, bool)> {
+#[must_use]
+pub fn atomic_op(imm: i32) -> Option<(AtomicOp, bool)> {
     const ADD: i32 = BPF_ADD as i32;
     const OR: i32 = BPF_OR as i32;
     const AND: i32 = BPF_AND as i32;
