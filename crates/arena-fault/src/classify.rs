@@ -5,16 +5,17 @@
 //! | does a file lack the page (`SIGBUS`), in a view of another process? | remote touch |
 //! | did the kernel raise it for a missing page (`SIGSEGV`)? | else forward |
 //! | which program runs on this thread, innermost first? with an arena? | |
+//! | is the pc in compiled code, and the address in reach of that arena's pointers? | program |
 //! | is the address in that arena's window or upper half guard? | recover |
 //! | is it in the view that a user of this process has of an arena? | user touch |
 //! | none of these | forward |
 //!
-//! A fault of a jitted program's own instruction will be asked for first, by its pc in the
-//! table of `extable.rs`; until there is a JIT no such pc exists.
+//! Whether the exception table of that code (`extable.rs`) really names the pc is for the
+//! handler to see: only it may follow the pointer to the table. If not, it forwards.
 
 use harena_abi::Cpu;
 
-use crate::geometry::WindowPage;
+use crate::geometry::{HALF_GUARD, WINDOW_SIZE, WindowPage};
 use crate::registry::{Pin, Registry, ViewOf};
 use crate::report::{Access, ProgramTag};
 use crate::sync::{AtomicU64, AtomicUsize, Ordering, const_unless_loom, fence};
@@ -29,6 +30,8 @@ pub(crate) const SPURIOUS_MAX: u32 = 1 << 16;
 pub struct Fault {
     /// The address that was touched.
     pub address: usize,
+    /// The instruction that did it.
+    pub pc: usize,
     /// How it was touched.
     pub cause: Cause,
 }
@@ -49,6 +52,8 @@ pub enum Cause {
 pub enum Action<'a> {
     /// Not ours: the previous action decides.
     Forward,
+    /// An instruction of compiled code touched its program's arena.
+    Program(ProgramFault<'a>),
     /// Host code under a program touched its arena's window.
     Recover(HostFault<'a>),
     /// A user's touch of the page at this offset of its view.
@@ -66,6 +71,15 @@ pub enum Action<'a> {
         /// Bytes from `user_vm_start`.
         offset: u64,
     },
+}
+
+/// A fault of a program's own instruction.
+#[derive(Debug)]
+pub struct ProgramFault<'a> {
+    /// Keeps the code's exception table alive; its payload leads there.
+    pub code: Pin<'a>,
+    /// Bytes from the start of the code to the instruction.
+    pub pc: usize,
 }
 
 /// A fault of host code, with all that its report needs.
@@ -102,13 +116,22 @@ impl HostFault<'_> {
 #[must_use]
 pub fn classify(registry: &Registry, key: ThreadKey, fault: Fault) -> Action<'_> {
     match fault.cause {
-        Cause::Data(access) => match host_fault(registry, key, fault.address, access) {
-            Some(host) => Action::Recover(host),
-            None => user_touch(registry, fault.address),
-        },
+        Cause::Data(access) => data_fault(registry, key, fault, access),
         Cause::NoFilePage => remote_touch(registry, fault.address),
         Cause::Other => Action::Forward,
     }
+}
+
+fn data_fault(registry: &Registry, key: ThreadKey, fault: Fault, access: Access) -> Action<'_> {
+    if let Some(record) = registry.threads.find(key) {
+        if let Some(program) = program_fault(registry, record, fault) {
+            return Action::Program(program);
+        }
+        if let Some(host) = host_fault(registry, record, fault.address, access) {
+            return Action::Recover(host);
+        }
+    }
+    user_touch(registry, fault.address)
 }
 
 fn user_touch(registry: &Registry, address: usize) -> Action<'_> {
@@ -131,13 +154,31 @@ fn remote_touch(registry: &Registry, address: usize) -> Action<'_> {
     }
 }
 
-fn host_fault(
-    registry: &Registry,
-    key: ThreadKey,
+/// Bytes that one access may have, which begins at the last byte an arena pointer reaches.
+const ACCESS_MAX: u64 = 8;
+
+fn program_fault<'a>(
+    registry: &'a Registry,
+    record: &Record,
+    fault: Fault,
+) -> Option<ProgramFault<'a>> {
+    let (code, pc) = registry.pin_code(fault.pc)?;
+    let arena = registry.pin(record.innermost()?.arena?)?;
+    // A 32-bit pointer and a 16-bit offset reach as far as the guards.
+    let lowest = usize::try_from(HALF_GUARD).ok()?;
+    let offset = arena.host_offset(fault.address.checked_add(lowest)?)?;
+    let reach = WINDOW_SIZE
+        .saturating_add(2 * HALF_GUARD)
+        .saturating_add(ACCESS_MAX);
+    (offset < reach).then_some(ProgramFault { code, pc })
+}
+
+fn host_fault<'a>(
+    registry: &'a Registry,
+    record: &'a Record,
     address: usize,
     access: Access,
-) -> Option<HostFault<'_>> {
-    let record = registry.threads.find(key)?;
+) -> Option<HostFault<'a>> {
     let running = record.innermost()?;
     let arena = registry.pin(running.arena?)?;
     let page = WindowPage::of_byte(arena.host_offset(address)?)?;
@@ -329,14 +370,17 @@ mod tests {
     #[derive(PartialEq, Eq, Debug)]
     enum Verdict {
         Forward,
+        Program(usize),
         Recover(u32),
         User(u64),
         Remote(u64),
     }
 
     fn verdict(registry: &Registry, address: usize, cause: Cause) -> Verdict {
-        match classify(registry, key(), Fault { address, cause }) {
+        let pc = 0;
+        match classify(registry, key(), Fault { address, pc, cause }) {
             Action::Forward => Verdict::Forward,
+            Action::Program(program) => Verdict::Program(program.pc),
             Action::Recover(host) => Verdict::Recover(host.page.raw()),
             Action::UserTouch { offset, .. } => Verdict::User(offset),
             Action::RemoteTouch { offset, .. } => Verdict::Remote(offset),
@@ -387,6 +431,37 @@ mod tests {
         assert_eq!(verdict(&ALL, REMOTE_VIEW + 8, data), Verdict::Forward);
         for address in [HOST + 0x1008, LOCAL_VIEW + 8, REMOTE_VIEW + 8] {
             assert_eq!(verdict(&ALL, address, Cause::Other), Verdict::Forward);
+        }
+    }
+
+    #[test]
+    fn compiled_code_is_asked_for_first_within_its_reach() {
+        static ALL: Registry = Registry::new();
+        const CODE: usize = 0x7000_0000;
+        let none = core::ptr::null_mut();
+        let arena = ALL.publish(HOST, none).expect("slots are free");
+        ALL.publish_code(CODE, 0x100, none).expect("slots are free");
+        let running = Running {
+            program: ProgramTag::new(1),
+            arena: Some(arena),
+            cpu: Cpu::new(0),
+        };
+        let is_program = |address: u64, pc| {
+            let address = usize::try_from(address).expect("64 bits");
+            let cause = Cause::Data(Access::Write);
+            let action = classify(&ALL, key(), Fault { address, pc, cause });
+            matches!(action, Action::Program(program) if program.pc == pc - CODE)
+        };
+        let window = HOST as u64;
+        assert!(!is_program(window, CODE + 8), "no program");
+        ALL.enter(key(), running).expect("not too deep");
+        let end = window + WINDOW_SIZE + HALF_GUARD + 7;
+        for address in [window, window - HALF_GUARD, end] {
+            assert!(is_program(address, CODE + 0xff), "{address:#x}");
+            assert!(!is_program(address, CODE + 0x100), "{address:#x}");
+        }
+        for address in [window - HALF_GUARD - 1, end + 1, 8] {
+            assert!(!is_program(address, CODE), "{address:#x}");
         }
     }
 }

@@ -8,7 +8,7 @@
 pub struct ExtableEntry {
     /// Offset of the instruction in its code image.
     pub fault_pc: u32,
-    /// Offset at which to go on.
+    /// Offset at which to go on: what reports the fault, and goes on behind the instruction.
     pub resume_pc: u32,
     /// The BPF register that a load sets to 0.
     pub zero_reg: Option<u8>,

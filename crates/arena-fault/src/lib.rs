@@ -47,7 +47,7 @@ mod thread;
 mod touches;
 
 pub use classify::{
-    Action, ActionWords, Cause, Fault, HostFault, SavedAction, SavedVersion, classify,
+    Action, ActionWords, Cause, Fault, HostFault, ProgramFault, SavedAction, SavedVersion, classify,
 };
 pub use entry::{Claim, ClaimError, Cleared, Entry, EntryState, Filled};
 pub use extable::{ExtableEntry, lookup};
@@ -55,7 +55,7 @@ pub use geometry::{GUARD_SIZE, HALF_GUARD, KERN_VM_SIZE, WINDOW_PAGES, WINDOW_SI
 pub use page_list::{Link, PageList, PageRange};
 #[cfg(not(loom))]
 pub use registry::REGISTRY;
-pub use registry::{ARENAS_MAX, ArenaId, Pin, Registry, Slot, ViewOf};
+pub use registry::{ARENAS_MAX, ArenaId, CODES_MAX, CodeId, Pin, Registry, Slot, ViewOf};
 pub use report::{Access, ProgramTag, Report, ReportRing};
 pub use scratch::ScratchRing;
 pub use thread::{DEPTH_MAX, Depth, EnterError, Running, THREADS_MAX, ThreadKey};

@@ -19,6 +19,8 @@ use crate::thread::{Depth, EnterError, Running, ThreadKey, ThreadTable};
 
 /// Arenas that may live at the same time in one process.
 pub const ARENAS_MAX: usize = if cfg!(shuttle) { 2 } else { 256 };
+/// Images of compiled code that may be known at the same time in one process.
+pub const CODES_MAX: usize = if cfg!(shuttle) { 2 } else { 256 };
 
 const LIVE: u32 = 1 << 31;
 const CLAIMED: u32 = 1 << 30;
@@ -69,10 +71,17 @@ impl fmt::Debug for ArenaId {
     }
 }
 
-/// Live arenas, threads that run programs, and the signal action that was there before.
+/// One image of compiled code among all that this process ever had.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CodeId(u16);
+
+/// Live arenas, compiled code, threads that run programs, and the signal action that was there
+/// before.
 #[derive(Debug)]
 pub struct Registry {
     slots: [Slot; ARENAS_MAX],
+    /// Compiled code: the "user view" of such a slot is the code itself.
+    codes: [Slot; CODES_MAX],
     pub(crate) threads: ThreadTable,
     /// The action that faults of others are forwarded to.
     pub saved: SavedAction,
@@ -118,6 +127,7 @@ impl Registry {
     pub(crate) const fn new() -> Self {
         Self {
             slots: [const { Slot::new() }; ARENAS_MAX],
+            codes: [const { Slot::new() }; CODES_MAX],
             threads: ThreadTable::new(),
             saved: SavedAction::new(),
             saved_bus: SavedAction::new(),
@@ -196,6 +206,46 @@ impl Registry {
                 let pin = slot.pin()?;
                 // Asked again under the pin: the slot may have changed hands.
                 holds(slot).then_some(pin)
+            })
+    }
+
+    /// Makes `len` bytes of compiled code at `start` known; `None` if [`CODES_MAX`] images are.
+    /// The payload leads the handler to their exception table.
+    pub fn publish_code(&self, start: usize, len: usize, payload: *mut ()) -> Option<CodeId> {
+        let (slot, number) = self
+            .codes
+            .iter()
+            .zip(0u16..)
+            .find(|(slot, _)| slot.publish(start, payload).is_some())?;
+        slot.user_start.store(start, Ordering::Relaxed);
+        // Release: who sees the size sees the start; pairs with `user_offset`.
+        slot.user_size.store(len, Ordering::Release);
+        Some(CodeId(number))
+    }
+
+    /// Forgets compiled code; returns when no handler looks at its table any more.
+    pub fn retire_code(&self, id: CodeId) {
+        if let Some(slot) = self.codes.get(usize::from(id.0)) {
+            slot.retire();
+        }
+    }
+
+    /// [`Registry::abandon`] for compiled code.
+    pub fn abandon_code(&self, id: CodeId) {
+        if let Some(slot) = self.codes.get(usize::from(id.0)) {
+            slot.abandon();
+        }
+    }
+
+    /// The compiled code that holds the instruction at `pc`, pinned, and the offset in it.
+    pub fn pin_code(&self, pc: usize) -> Option<(Pin<'_>, usize)> {
+        self.codes
+            .iter()
+            .filter(|slot| slot.user_offset(pc).is_some())
+            .find_map(|slot| {
+                let pin = slot.pin()?;
+                // Asked again under the pin: the slot may have changed hands.
+                Some((pin, slot.user_offset(pc)?))
             })
     }
 
@@ -420,5 +470,19 @@ mod tests {
         let next = LEFT.publish(0x1000, core::ptr::null_mut()).unwrap();
         assert_ne!(next.slot, left.slot);
         drop(pin);
+    }
+
+    #[test]
+    fn code_is_found_by_its_instructions_until_it_is_retired() {
+        let mut table = 7u8;
+        let payload = (&raw mut table).cast();
+        let id = LOCAL.publish_code(0x9000, 0x100, payload).unwrap();
+        let (pin, offset) = LOCAL.pin_code(0x90ff).unwrap();
+        assert_eq!((pin.payload(), offset), (payload, 0xff));
+        drop(pin);
+        assert!(LOCAL.pin_code(0x9100).is_none());
+        assert!(LOCAL.pin_code(0x8fff).is_none());
+        LOCAL.retire_code(id);
+        assert!(LOCAL.pin_code(0x9000).is_none());
     }
 }

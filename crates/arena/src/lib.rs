@@ -64,6 +64,7 @@
 
 mod alloc;
 mod arena;
+mod code;
 mod handler;
 mod inject;
 mod lock;
@@ -88,10 +89,11 @@ mod view;
 
 pub use alloc::{AllocError, FreeError, ReservePagesError};
 pub use arena::{ARENA_AREA, Arena, MemoryUse, Segv, UserMapError};
+pub use code::{CodeError, CompiledCode};
 pub use handler::{AltStack, UninstallError, uninstall_fault_handler};
 pub use harena_arena_fault::{
-    Access, ArenaId, EntryState, GUARD_SIZE, HALF_GUARD, KERN_VM_SIZE, PageRange, ProgramTag,
-    Report, WINDOW_PAGES, WINDOW_SIZE, WindowPage,
+    Access, ArenaId, EntryState, ExtableEntry, GUARD_SIZE, HALF_GUARD, KERN_VM_SIZE, PageRange,
+    ProgramTag, Report, WINDOW_PAGES, WINDOW_SIZE, WindowPage,
 };
 pub use inject::{FailedAllocs, Injection};
 pub use lock::LockError;

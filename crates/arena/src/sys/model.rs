@@ -656,8 +656,11 @@ mod watched {
                 return Some(result);
             }
             let cause = Cause::Data(access);
-            let outcome = match classify(&REGISTRY, thread_key(), Fault { address, cause }) {
-                Action::Forward => Outcome::Forward,
+            // Host code: no compiled code is modelled.
+            let pc = 0;
+            let fault = Fault { address, pc, cause };
+            let outcome = match classify(&REGISTRY, thread_key(), fault) {
+                Action::Forward | Action::Program(_) => Outcome::Forward,
                 Action::Recover(host) => shared(host.arena.payload()).recover(&host),
                 Action::UserTouch { arena, offset } => shared(arena.payload()).user_touch(offset),
                 // There is one process.

@@ -33,9 +33,11 @@ use core::mem::MaybeUninit;
 use core::ptr;
 
 use harena_arena_fault::{
-    Access, Action, ActionWords, Cause, Fault, HostFault, Pin, REGISTRY, SavedAction, classify,
+    Access, Action, ActionWords, Cause, Fault, HostFault, Pin, ProgramFault, REGISTRY, SavedAction,
+    ThreadKey, classify,
 };
 
+use crate::code::FaultTable;
 use crate::remote::{Remote, Touched};
 use crate::shared::{Outcome, Shared};
 use crate::sys::linux::{chain, process_id, thread_key};
@@ -192,7 +194,15 @@ extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut 
     let saved_errno = unsafe { errno.read() };
     // SAFETY: the kernel passes a valid frame to an SA_SIGINFO handler.
     let fault = unsafe { read_frame(signal, info, context) };
-    let verdict = act(fault);
+    let key = thread_key();
+    let verdict = match classify(&REGISTRY, key, fault) {
+        // SAFETY: `context` is what the kernel passed.
+        Action::Program(program) => unsafe { resume_program(&program, fault.pc, context) },
+        action @ (Action::Forward
+        | Action::Recover(_)
+        | Action::UserTouch { .. }
+        | Action::RemoteTouch { .. }) => act(key, action),
+    };
     // SAFETY: as for the read.
     unsafe { errno.write(saved_errno) };
     match verdict {
@@ -204,10 +214,9 @@ extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut 
     }
 }
 
-fn act(fault: Fault) -> Verdict {
-    let key = thread_key();
-    match classify(&REGISTRY, key, fault) {
-        Action::Forward => Verdict::Forward,
+fn act(key: ThreadKey, action: Action<'_>) -> Verdict {
+    match action {
+        Action::Forward | Action::Program(_) => Verdict::Forward,
         Action::Recover(host) => recover(&host).into(),
         Action::UserTouch { arena, offset } => shared_of(&arena).user_touch(key, offset).into(),
         Action::RemoteTouch { view, offset } => match remote_of(&view).touch(offset) {
@@ -216,6 +225,29 @@ fn act(fault: Fault) -> Verdict {
             Touched::NoOwner => Verdict::Forward,
         },
     }
+}
+
+/// Makes a program go on where its code's exception table says, if the table names the very
+/// instruction that faulted.
+///
+/// # Safety
+///
+/// 1. `context` is what the kernel passed to an `SA_SIGINFO` handler.
+unsafe fn resume_program(fault: &ProgramFault<'_>, pc: usize, context: *mut c_void) -> Verdict {
+    // SAFETY: the payload of published code is a `FaultTable` (see `CompiledCode::register`),
+    // which is only freed after `retire_code`, and that waits for this pin.
+    let table = unsafe { &*fault.code.payload().cast::<FaultTable>() };
+    let found = u32::try_from(fault.pc)
+        .ok()
+        .and_then(|offset| table.find(offset));
+    let Some(entry) = found else {
+        return Verdict::Forward;
+    };
+    let start = pc.wrapping_sub(fault.pc);
+    let resume = start.wrapping_add(entry.resume_pc as usize);
+    // SAFETY: valid by the caller's promise.
+    unsafe { set_pc(context.cast::<libc::ucontext_t>(), resume) };
+    Verdict::Retry
 }
 
 fn recover(fault: &HostFault<'_>) -> Outcome {
@@ -289,7 +321,59 @@ unsafe fn read_frame(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_
         }
         _ => Cause::Other,
     };
-    Fault { address, cause }
+    // SAFETY: valid by the caller's promise.
+    let pc = unsafe { pc(context.cast::<libc::ucontext_t>()) };
+    Fault { address, pc, cause }
+}
+
+/// The instruction that a frame was interrupted at.
+///
+/// # Safety
+///
+/// 1. `context` is what the kernel passed to an `SA_SIGINFO` handler.
+#[cfg(target_arch = "x86_64")]
+unsafe fn pc(context: *const libc::ucontext_t) -> usize {
+    const RIP: usize = libc::REG_RIP.cast_unsigned() as usize;
+    // SAFETY: valid by the caller's promise.
+    let rip = unsafe { (*context).uc_mcontext.gregs[RIP] };
+    usize::from_ne_bytes(rip.to_ne_bytes())
+}
+
+/// Makes the interrupted code go on elsewhere.
+///
+/// # Safety
+///
+/// 1. `context` is what the kernel passed to an `SA_SIGINFO` handler.
+/// 2. The interrupted code expects to go on at `pc`.
+#[cfg(target_arch = "x86_64")]
+unsafe fn set_pc(context: *mut libc::ucontext_t, pc: usize) {
+    const RIP: usize = libc::REG_RIP.cast_unsigned() as usize;
+    // SAFETY: valid by the caller's promise.
+    unsafe { (*context).uc_mcontext.gregs[RIP] = i64::from_ne_bytes(pc.to_ne_bytes()) };
+}
+
+/// The instruction that a frame was interrupted at.
+///
+/// # Safety
+///
+/// 1. `context` is what the kernel passed to an `SA_SIGINFO` handler.
+#[cfg(target_arch = "aarch64")]
+unsafe fn pc(context: *const libc::ucontext_t) -> usize {
+    // SAFETY: valid by the caller's promise.
+    let pc = unsafe { (*context).uc_mcontext.pc };
+    usize::from_ne_bytes(pc.to_ne_bytes())
+}
+
+/// Makes the interrupted code go on elsewhere.
+///
+/// # Safety
+///
+/// 1. `context` is what the kernel passed to an `SA_SIGINFO` handler.
+/// 2. The interrupted code expects to go on at `pc`.
+#[cfg(target_arch = "aarch64")]
+unsafe fn set_pc(context: *mut libc::ucontext_t, pc: usize) {
+    // SAFETY: valid by the caller's promise.
+    unsafe { (*context).uc_mcontext.pc = u64::from_ne_bytes(pc.to_ne_bytes()) };
 }
 
 /// No mapping at the address; and a mapping that forbids the access.
