@@ -1,5 +1,15 @@
 //! What is known about a decoded program before it runs.
+//!
+//! | question | answer |
+//! |---|---|
+//! | through which registers does a program reach its arena? | [`mark`] |
+//! | which registers does it still need behind a call? | [`live_after`] |
+//! | what must be counted at once, where may execution arrive? | [`blocks`] |
 
+mod blocks;
+mod live;
 mod space;
 
+pub use blocks::{Arena, block_lengths as blocks};
+pub use live::{RegSet, live_after, reads, writes};
 pub use space::{Space, mark};

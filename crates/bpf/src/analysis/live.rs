@@ -1,0 +1,202 @@
+//! Which registers may still be read: backwards over a whole program.
+//!
+//! Calls of helpers and kfuncs leave r1 to r5 as they were here, unlike in a kernel, where no
+//! verified program can tell. An engine that keeps them in registers that calls destroy
+//! must save those that are read later; in compiled programs there are none.
+//!
+//! Functions are followed too: what is live behind a call is live at each exit of the callee.
+#![cfg_attr(
+    not(test),
+    expect(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        reason = "slot numbers of a slice that is there; registers below 16"
+    )
+)]
+
+use crate::code::{Class, Op, OpCode};
+
+/// A set of registers, r0 in bit 0.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct RegSet(u16);
+
+impl RegSet {
+    /// No register.
+    pub const NONE: Self = Self(0);
+    /// r1 to r5.
+    pub const ARGUMENTS: Self = Self(0b11_1110);
+    /// r6 to r9, which a function's caller keeps.
+    pub const SAVED: Self = Self(0b11_1100_0000);
+
+    /// One register.
+    #[must_use]
+    pub const fn of(reg: u8) -> Self {
+        Self(1 << (reg & 15))
+    }
+
+    /// Whether it holds this register.
+    #[must_use]
+    pub const fn has(self, reg: u8) -> bool {
+        self.0 & Self::of(reg).0 != 0
+    }
+
+    /// All registers of both.
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Registers of both at once.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// Without those of the other.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
+    /// The registers, in order.
+    pub fn iter(self) -> impl DoubleEndedIterator<Item = u8> {
+        (0..16).filter(move |reg| self.has(*reg))
+    }
+}
+
+/// What an operation may read, callees and what is behind it not counted.
+#[must_use]
+pub fn reads(op: &Op) -> RegSet {
+    let (dst, src) = (RegSet::of(op.dst), RegSet::of(op.src));
+    match op.code.class() {
+        Class::AluX | Class::Branch | Class::Store => dst.with(src),
+        Class::AluK => dst,
+        Class::Move | Class::CastToKernel | Class::CastToUser | Class::Load => src,
+        Class::Atomic => dst.with(src).with(RegSet::of(0)),
+        Class::Call => RegSet::ARGUMENTS,
+        Class::Exit => RegSet::of(0),
+        Class::Set | Class::Jump | Class::CallFunction | Class::End => RegSet::NONE,
+    }
+}
+
+/// What an operation certainly writes. An atomic that faults writes nothing.
+#[must_use]
+pub fn writes(op: &Op) -> RegSet {
+    match op.code.class() {
+        Class::AluK | Class::AluX | Class::Move | Class::Set | Class::Load => RegSet::of(op.dst),
+        Class::CastToKernel | Class::CastToUser => RegSet::of(op.dst),
+        Class::Call => RegSet::of(0),
+        Class::Atomic | Class::Store | Class::Branch | Class::Jump => RegSet::NONE,
+        Class::CallFunction | Class::Exit | Class::End => RegSet::NONE,
+    }
+}
+
+struct Liveness<'a> {
+    ops: &'a [Op],
+    /// Before each slot.
+    before: Vec<RegSet>,
+    /// First slots of functions, in order.
+    functions: &'a [u32],
+    /// Behind the calls of each function.
+    at_exit: Vec<RegSet>,
+}
+
+/// The registers that may be read behind each slot. `functions` are the first slots of the
+/// program's functions, in order.
+#[must_use]
+pub fn live_after(ops: &[Op], functions: &[u32]) -> Vec<RegSet> {
+    let mut liveness = Liveness {
+        ops,
+        before: vec![RegSet::NONE; ops.len()],
+        functions,
+        at_exit: vec![RegSet::NONE; functions.len()],
+    };
+    while liveness.pass() {}
+    (0..ops.len()).map(|slot| liveness.after(slot)).collect()
+}
+
+impl Liveness<'_> {
+    /// One way backwards through the program; whether anything was new.
+    fn pass(&mut self) -> bool {
+        let mut news = false;
+        for slot in (0..self.ops.len()).rev() {
+            let op = &self.ops[slot];
+            let after = self.after(slot);
+            let mut before = after.without(writes(op)).with(reads(op));
+            if op.code == OpCode::CallFunction {
+                before = after
+                    .and(RegSet::SAVED)
+                    .with(self.at(op.off.cast_unsigned()));
+                news |= self.returns_to(op.off.cast_unsigned(), after);
+            }
+            news |= self.before[slot] != before;
+            self.before[slot] = before;
+        }
+        news
+    }
+
+    fn at(&self, slot: u32) -> RegSet {
+        self.before.get(slot as usize).copied().unwrap_or_default()
+    }
+
+    /// Notes what is live behind a call of the function at `start`.
+    fn returns_to(&mut self, start: u32, live: RegSet) -> bool {
+        let Ok(function) = self.functions.binary_search(&start) else {
+            return false;
+        };
+        let known = self.at_exit[function];
+        self.at_exit[function] = known.with(live.without(RegSet::SAVED));
+        self.at_exit[function] != known
+    }
+
+    fn after(&self, slot: usize) -> RegSet {
+        let op = &self.ops[slot];
+        let next = slot + if op.code == OpCode::LdImm64 { 2 } else { 1 };
+        let next = self.before.get(next).copied().unwrap_or_default();
+        match op.code.class() {
+            Class::Jump => self.at(op.off.cast_unsigned()),
+            Class::Branch => next.with(self.at(op.off.cast_unsigned())),
+            // Code may run from one function into the next, so any exit may be that of any
+            // function before it.
+            Class::Exit => {
+                let before = self.functions.partition_point(|f| (*f as usize) <= slot);
+                let exits = self.at_exit[..before].iter();
+                exits.fold(RegSet::NONE, |all, live| all.with(*live))
+            }
+            Class::End => RegSet::NONE,
+            Class::AluK | Class::AluX | Class::Move | Class::Set | Class::Load => next,
+            Class::CastToKernel | Class::CastToUser | Class::Store | Class::Atomic => next,
+            Class::Call | Class::CallFunction => next,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::code::decode;
+    use crate::isa::asm;
+
+    fn live(text: &str, functions: &[u32], slot: usize) -> Vec<u8> {
+        let code = decode(&asm(text).unwrap()).unwrap();
+        live_after(&code.ops, functions)[slot].iter().collect()
+    }
+
+    #[test]
+    fn nothing_but_the_result_is_read_behind_a_call() {
+        assert_eq!(live("call 5; exit", &[0], 0), [0]);
+        assert_eq!(live("call 5; r0 = r2; exit", &[0], 0), [2]);
+        let looped = "again: call 5; r0 += r7; if r0 != 3 goto again; exit";
+        assert_eq!(live(looped, &[0], 0), [0, 1, 2, 3, 4, 5, 7]);
+    }
+
+    #[test]
+    fn what_a_caller_reads_is_live_in_its_callee() {
+        let text = "call f; r0 += r3; exit; f: call 5; exit";
+        assert_eq!(live(text, &[0, 3], 3), [0, 3]);
+        // Saved registers are the caller's business.
+        let text = "call f; r0 += r6; exit; f: call 5; exit";
+        assert_eq!(live(text, &[0, 3], 3), [0]);
+        assert_eq!(live(text, &[0, 3], 0), [0, 6]);
+    }
+}

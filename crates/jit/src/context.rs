@@ -1,0 +1,97 @@
+//! What compiled code and its host share while it runs.
+//!
+//! Code holds the context's address in one register for the whole run. Fields are read and
+//! written by offset, so their order is free but their types are not.
+
+/// Frames of one run, callbacks included.
+pub const FRAMES_MAX: usize = 8;
+
+/// How a run of compiled code ended, in [`Context::status`].
+pub mod status {
+    /// The program returned; r0 is the entry's result.
+    pub const RETURNED: u32 = 0;
+    /// A call said stop.
+    pub const STOPPED: u32 = 1;
+    /// Go on in the interpreter at [`super::Context::pc`] with [`super::Context::regs`]: the
+    /// budget ends in this block, or the operation ends the run.
+    pub const INTERPRET: u32 = 2;
+}
+
+/// The state of one activation of compiled code.
+///
+/// Machine calls to the host: `call(r1, r2, r3, r4, r5, context)` for helpers and kfuncs,
+/// which gives (r0, stop?) in two registers, and `access(context, base, value, r0)` for what a
+/// memory operation cannot do itself, which gives the new value of the register that the
+/// operation writes.
+#[derive(Clone, Debug, Default)]
+#[repr(C)]
+pub struct Context {
+    /// Instructions the run may still execute.
+    pub left: u64,
+    /// The slot that is being executed, whenever the host is called.
+    pub pc: u32,
+    /// Functions called on top of the first one.
+    pub depth: u32,
+    /// The highest `depth` that is allowed.
+    pub depth_max: u32,
+    /// How the run ended: see [`status`].
+    pub status: u32,
+    /// Host address of the first byte of the heap, behind the bounds.
+    pub heap: u64,
+    /// Guest address of that byte.
+    pub heap_start: u64,
+    /// Host minus guest address of the heap.
+    pub heap_delta: u64,
+    /// Host address that r10 stands for.
+    pub frame: u64,
+    /// Host address of the arena's 32-bit offset 0.
+    pub arena: u64,
+    /// High half of arena pointers as users see them.
+    pub user_high: u64,
+    /// Where the machine's stack stood at the entry.
+    pub stack: u64,
+    /// Function for helpers and kfuncs.
+    pub call: u64,
+    /// Function for memory operations.
+    pub access: u64,
+    /// Machine address of the function to run.
+    pub target: u64,
+    /// Registers: r1 to r5 at the entry; all but r10 with [`status::INTERPRET`].
+    pub regs: [u64; 11],
+    /// The call that each frame below the innermost is at.
+    pub pcs: [u32; FRAMES_MAX],
+    /// `may_goto`s that each frame may still fall through.
+    pub may_goto_left: [u32; FRAMES_MAX],
+    /// The same at a frame's start.
+    pub may_goto_max: u32,
+}
+
+/// Heap bytes that share one bound, as a power of two.
+pub const UNIT_SHIFT: u32 = 29;
+/// Units a heap may have.
+const UNITS: usize = 64;
+/// Bytes of all bounds: for loads and stores of 1, 2, 4 and 8 bytes.
+pub const BOUNDS_SIZE: usize = 8 * UNITS * 8;
+
+/// Which accesses a bound is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BoundOf {
+    /// Loads.
+    Loads,
+    /// Stores and atomics.
+    Stores,
+}
+
+/// Where the bound of a unit lies in memory, relative to the heap's first byte. The bound is
+/// a heap offset: an access of `1 << size_log2` bytes that begins in the unit is good if it
+/// begins below. The unit's number counts from 0, each of 512 MiB.
+#[must_use]
+pub const fn bounds_offset(unit: usize, size_log2: usize, access: BoundOf) -> isize {
+    assert!(unit < UNITS);
+    assert!(size_log2 < 4);
+    let table = match access {
+        BoundOf::Loads => size_log2,
+        BoundOf::Stores => 4 + size_log2,
+    };
+    ((table * UNITS + unit) * 8).cast_signed() - BOUNDS_SIZE.cast_signed()
+}

@@ -1,0 +1,105 @@
+//! What the compiler is given, and what it gives.
+
+use harena_bpf::code::Op;
+
+/// A program to compile.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// Its decoded operations, with [`harena_bpf::code::OpCode::FellOff`] behind the last.
+    pub ops: &'a [Op],
+    /// First slots of its functions, in order; 0 among them.
+    pub functions: &'a [u32],
+    /// What `addr_space_cast` to user addresses does, if the program has an arena.
+    pub arena: Option<UserCast>,
+}
+
+impl<'a> Source<'a> {
+    /// A program of one function, without an arena.
+    #[must_use]
+    pub const fn new(ops: &'a [Op]) -> Self {
+        Self {
+            ops,
+            functions: &[0],
+            arena: None,
+        }
+    }
+}
+
+/// What `addr_space_cast(1 <- 0)` does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum UserCast {
+    /// It adds the high half of user addresses.
+    AddHigh,
+    /// It clears the high half (`BPF_F_NO_USER_CONV`).
+    ClearHigh,
+}
+
+/// Machine code of several programs, to be mapped anywhere.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct CodeImage {
+    /// The code; it names no address of its own.
+    pub bytes: Vec<u8>,
+    /// Instructions that may fault, by offset.
+    pub faults: Vec<Fault>,
+    /// Which operation each part of the code belongs to, by offset.
+    pub lines: Vec<Line>,
+}
+
+/// One program's place in a [`CodeImage`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ProgramCode {
+    /// Offset of the function `extern "sysv64" fn(*mut Context) -> u64` that enters it.
+    pub entry: u32,
+    /// First slots of its functions, in order, and the offset of each, for `Context::target`.
+    pub functions: Vec<(u32, u32)>,
+    /// Offset behind its code.
+    pub end: u32,
+}
+
+impl ProgramCode {
+    /// Offset of the function that starts at a slot.
+    #[must_use]
+    pub fn function(&self, slot: u32) -> Option<u32> {
+        let index = self
+            .functions
+            .binary_search_by_key(&slot, |(slot, _)| *slot);
+        self.functions.get(index.ok()?).map(|(_, offset)| *offset)
+    }
+}
+
+/// An access to an arena that may meet an empty page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fault {
+    /// Offset of the instruction.
+    pub fault_pc: u32,
+    /// Offset at which to go on: what makes the access the slow way and reports it.
+    pub resume_pc: u32,
+    /// The BPF register that a load sets to 0.
+    pub zero_reg: Option<u8>,
+}
+
+/// Code from this offset on belongs to this slot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Line {
+    /// Offset in the image.
+    pub offset: u32,
+    /// Slot in its program.
+    pub slot: u32,
+}
+
+/// Why programs could not be compiled.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum JitError {
+    /// Distances in the code have 32 bits.
+    #[error("{size} bytes of machine code are too many")]
+    TooLarge {
+        /// Its bytes.
+        size: usize,
+    },
+    /// The assembler could not reach a label.
+    #[error("assembler: {reason}")]
+    Assembler {
+        /// What it says.
+        reason: String,
+    },
+}

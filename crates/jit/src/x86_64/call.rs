@@ -1,0 +1,92 @@
+//! Calls: of helpers and kfuncs, which the host makes, and of the program's own functions.
+
+use dynasmrt::{DynasmApi, DynasmLabelApi, dynasm};
+use harena_bpf::analysis::RegSet;
+use harena_bpf::code::{FRAME_SIZE, Op, OpCode};
+
+use super::{CTX, Emitter, FRAME, LEFT, NATIVE, RDX, T0, T1, field};
+
+impl Emitter<'_> {
+    /// A helper or kfunc: the arguments are where the machine's calls want them. Those that
+    /// are read later are saved, since the host's code destroys them.
+    pub(super) fn call_host(&mut self, slot: u32) {
+        let live = self.live[slot as usize].and(RegSet::ARGUMENTS);
+        let saved: Vec<u8> = live.iter().map(|reg| NATIVE[usize::from(reg)]).collect();
+        let stop = self.common.stop;
+        let asm = self.asm();
+        dynasm!(asm; .arch x64
+            ; mov DWORD [Rq(CTX) + field!(pc)], slot.cast_signed()
+            ; mov [Rq(CTX) + field!(left)], Rq(LEFT)
+        );
+        for reg in saved.iter().copied() {
+            dynasm!(asm; .arch x64; push Rq(reg));
+        }
+        if saved.len() % 2 == 1 {
+            dynasm!(asm; .arch x64; push rax);
+        }
+        dynasm!(asm; .arch x64
+            ; mov r9, Rq(CTX)
+            ; call QWORD [Rq(CTX) + field!(call)]
+            ; test Rq(RDX), Rq(RDX)
+        );
+        // Neither changes the flags.
+        if saved.len() % 2 == 1 {
+            dynasm!(asm; .arch x64; pop Rq(T0));
+        }
+        for reg in saved.iter().rev().copied() {
+            dynasm!(asm; .arch x64; pop Rq(reg));
+        }
+        dynasm!(asm; .arch x64
+            ; jnz =>stop
+            ; mov Rq(LEFT), [Rq(CTX) + field!(left)]
+        );
+    }
+
+    /// A function of the program: its frame is noted in the context, for reports, and the
+    /// return address lies on the machine's stack, which no program can reach.
+    pub(super) fn call_function(&mut self, slot: u32, op: &Op) {
+        let counts_may_goto = self.source.ops.iter().any(|op| op.code == OpCode::MayGoto);
+        let saved: Vec<u8> = self
+            .saved
+            .iter()
+            .map(|reg| NATIVE[usize::from(reg)])
+            .collect();
+        let to = self.target(op);
+        // Too deep a call ends the run where the interpreter makes it.
+        let too_deep = self.rare(slot, super::RareKind::Ends);
+        let asm = self.asm();
+        dynasm!(asm; .arch x64
+            ; mov Rd(T0), [Rq(CTX) + field!(depth)]
+            ; cmp Rd(T0), [Rq(CTX) + field!(depth_max)]
+            ; jae =>too_deep
+            ; mov DWORD [Rq(CTX) + Rq(T0) * 4 + field!(pcs)], slot.cast_signed()
+            ; inc Rd(T0)
+            ; mov [Rq(CTX) + field!(depth)], Rd(T0)
+        );
+        if counts_may_goto {
+            dynasm!(asm; .arch x64
+                ; mov Rd(T1), [Rq(CTX) + field!(may_goto_max)]
+                ; mov [Rq(CTX) + Rq(T0) * 4 + field!(may_goto_left)], Rd(T1)
+            );
+        }
+        // The call itself pushes 8 bytes more.
+        for reg in saved.iter().copied() {
+            dynasm!(asm; .arch x64; push Rq(reg));
+        }
+        if saved.len().is_multiple_of(2) {
+            dynasm!(asm; .arch x64; push rax);
+        }
+        dynasm!(asm; .arch x64
+            ; add Rq(FRAME), DWORD FRAME_SIZE
+            ; call =>to
+            ; sub Rq(FRAME), DWORD FRAME_SIZE
+            ; dec DWORD [Rq(CTX) + field!(depth)]
+        );
+        if saved.len().is_multiple_of(2) {
+            dynasm!(asm; .arch x64; pop Rq(T0));
+        }
+        for reg in saved.iter().rev().copied() {
+            dynasm!(asm; .arch x64; pop Rq(reg));
+        }
+    }
+}

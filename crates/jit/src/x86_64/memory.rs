@@ -1,0 +1,354 @@
+//! Loads, stores and atomics.
+//!
+//! | base | access |
+//! |---|---|
+//! | r10, inside the frame (checked at decoding) | at the frame's host address |
+//! | an arena pointer | arena + low 32 bits + offset; an empty page faults, and the fault leads to the rare path |
+//! | anything else | the address is compared with the bound of its unit of the heap; else the rare path |
+//!
+//! The rare path gives the operation to the host, which makes it as the interpreter does:
+//! arena pages by their entries, reports of what is not there.
+//!
+//! The check is exact. With `t` the offset in the heap: a unit's bound is below or inside the
+//! unit, so `t` below the bound of the unit that bits 29 to 34 of `t` name lies in that unit,
+//! and the bytes of the access were handed out.
+
+use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi, dynasm};
+use harena_bpf::analysis::Space;
+use harena_bpf::code::{AtomicOp, Class, Op, OpCode, atomic_op};
+
+use super::alu::imm32;
+use super::role::Role;
+use super::{CTX, Emitter, FRAME, NATIVE, R10, RAX, RareKind, T0, T1};
+use crate::context::{BoundOf, UNIT_SHIFT, bounds_offset};
+use crate::image::Fault;
+
+/// A memory operand.
+#[derive(Clone, Copy)]
+enum Mem {
+    /// Register and displacement.
+    Base(u8, i32),
+    /// Two registers and displacement.
+    Index(u8, u8, i32),
+}
+
+/// One instruction with a memory operand: what stands before and behind it.
+macro_rules! with_mem {
+    ($asm:expr, $mem:expr, [$($before:tt)*], [$($behind:tt)*]) => {
+        match $mem {
+            Mem::Base(base, disp) => match i8::try_from(disp) {
+                Ok(disp) => {
+                    dynasm!($asm; .arch x64; $($before)* [BYTE Rq(base) + disp] $($behind)*);
+                }
+                Err(_wide) => {
+                    dynasm!($asm; .arch x64; $($before)* [DWORD Rq(base) + disp] $($behind)*);
+                }
+            },
+            Mem::Index(base, index, disp) => match i8::try_from(disp) {
+                Ok(disp) => dynasm!($asm; .arch x64
+                    ; $($before)* [BYTE Rq(base) + Rq(index) + disp] $($behind)*
+                ),
+                Err(_wide) => dynasm!($asm; .arch x64
+                    ; $($before)* [DWORD Rq(base) + Rq(index) + disp] $($behind)*
+                ),
+            },
+        }
+    };
+}
+
+/// Bytes of an access, as a power of two.
+fn size_log2(op: &Op) -> u8 {
+    match op.size {
+        1 => 0,
+        2 => 1,
+        4 => 2,
+        _ => 3,
+    }
+}
+
+/// The register that an operation goes through.
+fn base_of(op: &Op) -> u8 {
+    match op.code.class() {
+        Class::Load => op.src,
+        _ => op.dst,
+    }
+}
+
+/// An atomic's operation and whether the old value is returned.
+fn atomic(op: &Op) -> (AtomicOp, bool) {
+    atomic_op(imm32(op)).expect("checked when it was decoded")
+}
+
+/// The BPF register that an operation writes.
+fn result_of(op: &Op) -> Option<u8> {
+    match op.code.class() {
+        Class::Load => Some(op.dst),
+        Class::Atomic => match atomic(op) {
+            (AtomicOp::Cmpxchg, _) => Some(0),
+            (_, fetch) => fetch.then_some(op.src),
+        },
+        _ => None,
+    }
+}
+
+/// Whether code for it exists: fetching `or`, `and` and `xor` are loops, and rare.
+fn has_code(op: &Op) -> bool {
+    let fetching = op.code.class() == Class::Atomic && atomic(op).1;
+    !fetching || !matches!(atomic(op).0, AtomicOp::Or | AtomicOp::And | AtomicOp::Xor)
+}
+
+impl Emitter<'_> {
+    pub(super) fn memory(&mut self, slot: u32, op: &Op) {
+        let resume = self.asm().new_dynamic_label();
+        let what = RareKind::Access {
+            resume,
+            faults_at: None,
+        };
+        let rare = self.rare(slot, what);
+        let index = self.rare.len() - 1;
+        match self.place(op, rare) {
+            Some((mem, may_fault)) if has_code(op) => {
+                let mem = match op.code.class() {
+                    Class::Atomic => self.check_alignment(op, mem, rare),
+                    _ => mem,
+                };
+                let at = self.access_at(op, mem);
+                if may_fault {
+                    let what = RareKind::Access {
+                        resume,
+                        faults_at: Some(at),
+                    };
+                    self.rare[index].what = what;
+                }
+            }
+            Some(_) | None => dynasm!(self.asm(); .arch x64; jmp =>rare),
+        }
+        dynasm!(self.asm(); .arch x64; =>resume);
+    }
+
+    /// Where the access goes, and whether it may fault; `None`: the host makes it.
+    fn place(&mut self, op: &Op, rare: DynamicLabel) -> Option<(Mem, bool)> {
+        let (base, off) = (base_of(op), op.off);
+        if base == R10 {
+            return Some((Mem::Base(FRAME, off), false));
+        }
+        if self.source.arena.is_some() && op.space == Space::Arena {
+            let reg = NATIVE[usize::from(base)];
+            dynasm!(self.asm(); .arch x64; mov Rd(T0), Rd(reg));
+            let arena = self.role(Role::Arena, T1);
+            return Some((Mem::Index(arena, T0, off), true));
+        }
+        Some((self.checked(op, rare), false))
+    }
+
+    /// The register of a constant, loaded into `temp` if it has none.
+    fn role(&mut self, role: Role, temp: u8) -> u8 {
+        let place = self.roles.place(role);
+        place.unwrap_or_else(|| {
+            self.load_role(role, temp);
+            temp
+        })
+    }
+
+    /// An access anywhere: leaves for the rare path unless it is good.
+    fn checked(&mut self, op: &Op, rare: DynamicLabel) -> Mem {
+        const _: () = assert!(UNIT_SHIFT == 29);
+        let base = NATIVE[usize::from(base_of(op))];
+        let stores = match op.code.class() {
+            Class::Load => BoundOf::Loads,
+            _ => BoundOf::Stores,
+        };
+        let bounds = bounds_offset(0, usize::from(size_log2(op)), stores);
+        let bounds = i32::try_from(bounds).expect("a page at most");
+        // T0: the offset in the heap.
+        if let Some(start) = self.roles.place(Role::Start) {
+            with_mem!(self.asm(), Mem::Index(base, start, op.off), [lea Rq(T0),], []);
+        } else {
+            with_mem!(self.asm(), Mem::Base(base, op.off), [lea Rq(T0),], []);
+            let start = super::field!(heap_start);
+            dynasm!(self.asm(); .arch x64; sub Rq(T0), [Rq(CTX) + start]);
+        }
+        // T1: its unit, times 8.
+        dynasm!(self.asm(); .arch x64
+            ; mov Rq(T1), Rq(T0)
+            ; shr Rq(T1), 26
+            ; and Rd(T1), DWORD 63 << 3
+        );
+        if let Some(heap) = self.roles.place(Role::Heap) {
+            dynasm!(self.asm(); .arch x64
+                ; cmp Rq(T0), [DWORD Rq(heap) + Rq(T1) + bounds]
+                ; jae =>rare
+            );
+            return Mem::Index(heap, T0, 0);
+        }
+        let heap = super::field!(heap);
+        dynasm!(self.asm(); .arch x64
+            ; add Rq(T1), [Rq(CTX) + heap]
+            ; cmp Rq(T0), [DWORD Rq(T1) + bounds]
+            ; jae =>rare
+            ; mov Rq(T1), [Rq(CTX) + heap]
+        );
+        Mem::Index(T1, T0, 0)
+    }
+
+    /// Words that are not aligned are the host's business.
+    fn check_alignment(&mut self, op: &Op, mem: Mem, rare: DynamicLabel) -> Mem {
+        let mask = i8::try_from(op.size - 1).expect("8 bytes at most");
+        match mem {
+            Mem::Base(_, disp) => {
+                // The frame is aligned, and the offset known.
+                if disp & i32::from(mask) != 0 {
+                    dynasm!(self.asm(); .arch x64; jmp =>rare);
+                }
+                mem
+            }
+            Mem::Index(base, index, disp) => {
+                // Windows and the heap are aligned.
+                if disp != 0 {
+                    dynasm!(self.asm(); .arch x64; lea Rq(index), [DWORD Rq(index) + disp]);
+                }
+                dynasm!(self.asm(); .arch x64; test Rb(index), BYTE mask; jnz =>rare);
+                Mem::Index(base, index, 0)
+            }
+        }
+    }
+
+    /// The access itself; the offset of the instruction that touches memory.
+    fn access_at(&mut self, op: &Op, mem: Mem) -> u32 {
+        match op.code.class() {
+            Class::Load => self.load(op, mem),
+            Class::Store => self.store(op, mem),
+            _ => self.atomic(op, mem),
+        }
+    }
+
+    fn load(&mut self, op: &Op, mem: Mem) -> u32 {
+        let d = NATIVE[usize::from(op.dst)];
+        let at = self.compiler.here();
+        let asm = self.asm();
+        match op.code {
+            OpCode::Ldx8 | OpCode::LdAcq8 => with_mem!(asm, mem, [movzx Rd(d), BYTE], []),
+            OpCode::Ldx16 | OpCode::LdAcq16 => with_mem!(asm, mem, [movzx Rd(d), WORD], []),
+            OpCode::Ldx32 | OpCode::LdAcq32 => with_mem!(asm, mem, [mov Rd(d),], []),
+            OpCode::Ldx64 | OpCode::LdAcq64 => with_mem!(asm, mem, [mov Rq(d),], []),
+            OpCode::Ldsx8 => with_mem!(asm, mem, [movsx Rq(d), BYTE], []),
+            OpCode::Ldsx16 => with_mem!(asm, mem, [movsx Rq(d), WORD], []),
+            OpCode::Ldsx32 => with_mem!(asm, mem, [movsxd Rq(d), DWORD], []),
+            _ => unreachable!("{:?} is no load", op.code),
+        }
+        at
+    }
+
+    fn store(&mut self, op: &Op, mem: Mem) -> u32 {
+        let imm = imm32(op);
+        let [low, second, ..] = op.imm.to_le_bytes();
+        let (imm8, imm16) = (low.cast_signed(), i16::from_le_bytes([low, second]));
+        let mem = self.free_for_value(op, mem);
+        let s = if is_by_register(op) {
+            self.value(op.src, T1)
+        } else {
+            T1
+        };
+        let at = self.compiler.here();
+        let asm = self.asm();
+        match op.code {
+            OpCode::St8 => with_mem!(asm, mem, [mov BYTE], [, imm8]),
+            OpCode::St16 => with_mem!(asm, mem, [mov WORD], [, imm16]),
+            OpCode::St32 => with_mem!(asm, mem, [mov DWORD], [, imm]),
+            OpCode::St64 => with_mem!(asm, mem, [mov QWORD], [, imm]),
+            // Stores are seen in their order on this machine.
+            OpCode::Stx8 | OpCode::StRel8 => with_mem!(asm, mem, [mov], [, Rb(s)]),
+            OpCode::Stx16 | OpCode::StRel16 => with_mem!(asm, mem, [mov], [, Rw(s)]),
+            OpCode::Stx32 | OpCode::StRel32 => with_mem!(asm, mem, [mov], [, Rd(s)]),
+            OpCode::Stx64 | OpCode::StRel64 => with_mem!(asm, mem, [mov], [, Rq(s)]),
+            _ => unreachable!("{:?} is no store", op.code),
+        }
+        at
+    }
+
+    /// Frees T1 if the value to store is r10, which needs it.
+    fn free_for_value(&mut self, op: &Op, mem: Mem) -> Mem {
+        let needs = op.src == R10 && is_by_register(op);
+        match mem {
+            Mem::Index(T1, index, disp) if needs => {
+                dynasm!(self.asm(); .arch x64; add Rq(index), Rq(T1));
+                Mem::Base(index, disp)
+            }
+            Mem::Base(..) | Mem::Index(..) => mem,
+        }
+    }
+
+    fn atomic(&mut self, op: &Op, mem: Mem) -> u32 {
+        let (kind, fetch) = atomic(op);
+        let wide = op.code == OpCode::Atomic64;
+        let mem = self.free_for_value(op, mem);
+        let s = self.value(op.src, T1);
+        let at = self.compiler.here();
+        macro_rules! emit {
+            ($($name:tt)*) => {
+                if wide {
+                    with_mem!(self.asm(), mem, [$($name)*], [, Rq(s)])
+                } else {
+                    with_mem!(self.asm(), mem, [$($name)*], [, Rd(s)])
+                }
+            };
+        }
+        match (kind, fetch) {
+            (AtomicOp::Add, true) => emit!(lock xadd),
+            (AtomicOp::Add, false) => emit!(lock add),
+            (AtomicOp::Or, _) => emit!(lock or),
+            (AtomicOp::And, _) => emit!(lock and),
+            (AtomicOp::Xor, _) => emit!(lock xor),
+            (AtomicOp::Xchg, _) => emit!(xchg),
+            (AtomicOp::Cmpxchg, _) => {
+                emit!(lock cmpxchg);
+                if !wide {
+                    // The machine leaves the high half where the words were equal.
+                    dynasm!(self.asm(); .arch x64; mov Rd(RAX), Rd(RAX));
+                }
+            }
+        }
+        at
+    }
+
+    /// The rare path of a memory operation: the host makes it.
+    pub(super) fn access(&mut self, slot: u32, resume: DynamicLabel, fault: Option<(u32, u32)>) {
+        let op = self.source.ops[slot as usize];
+        let result = result_of(&op);
+        if let Some((fault_pc, resume_pc)) = fault {
+            let zero_reg = result.filter(|_| op.code.class() == Class::Load);
+            self.compiler.faults.push(Fault {
+                fault_pc,
+                resume_pc,
+                zero_reg,
+            });
+        }
+        let base = self.value(base_of(&op), T0);
+        if base != T0 {
+            dynasm!(self.asm(); .arch x64; mov Rq(T0), Rq(base));
+        }
+        if is_by_register(&op) {
+            let value = self.value(op.src, T1);
+            if value != T1 {
+                dynasm!(self.asm(); .arch x64; mov Rq(T1), Rq(value));
+            }
+        } else if op.code.class() == Class::Store {
+            self.set_native(T1, op.imm);
+        }
+        let access = self.common.access;
+        dynasm!(self.asm(); .arch x64; call =>access);
+        if let Some(reg) = result {
+            let reg = NATIVE[usize::from(reg)];
+            dynasm!(self.asm(); .arch x64; mov Rq(reg), Rq(T0));
+        }
+        dynasm!(self.asm(); .arch x64; jmp =>resume);
+    }
+}
+
+/// Whether a store or atomic takes its value from a register.
+fn is_by_register(op: &Op) -> bool {
+    match op.code {
+        OpCode::St8 | OpCode::St16 | OpCode::St32 | OpCode::St64 => false,
+        _ => matches!(op.code.class(), Class::Store | Class::Atomic),
+    }
+}
