@@ -11,11 +11,12 @@ use harena_bpf::isa::{Insn, ldimm64_value};
 use harena_bpf::{LinkedObject, LinkedProgram};
 
 use crate::error::{Place, VmLoadError};
+use crate::exec;
 use crate::host::{KfuncArg, KfuncDesc};
 use crate::layout::{MAP_OBJECT_STRIDE, Region, TEXT_BASE, TEXT_SHIFT};
 use crate::maps::{self, Map, MapId, MapKind, Storage};
 use crate::mem::GuestMem;
-use crate::program::{Executable, ProgId, Program, line_text};
+use crate::program::{Engine, Executable, ProgId, Program, line_text};
 use crate::struct_ops::{StructOpsId, StructOpsMap};
 use crate::vm::{Loaded, Streams, Vm};
 use harena_bpf::analysis;
@@ -54,9 +55,20 @@ pub(crate) fn load(
         .chain(crate::kfuncs::generic_kfuncs())
         .map(|desc| (desc.id, *desc))
         .collect();
+    let mut programs = Vec::with_capacity(object.programs.len());
     for linked in &object.programs {
-        let id = load_program(vm, linked, &loaded, &kfuncs)?;
-        loaded.programs.push(id);
+        let number = vm.programs.len() + programs.len();
+        programs.push(load_program(vm, number, linked, &loaded, &kfuncs)?);
+    }
+    if vm.config.engine == Engine::Jit
+        && let Err(refused) = exec::compile(vm, &mut programs)
+    {
+        vm.jit_refused = Some(refused.to_string());
+    }
+    for program in programs {
+        loaded.programs.push(program.id());
+        vm.programs.push(Arc::new(program));
+        vm.streams.push(Streams::default());
     }
     for ops in &object.struct_ops {
         let id = u32::try_from(vm.struct_ops.len()).expect("bounded by the file's size");
@@ -77,12 +89,13 @@ pub(crate) fn load(
 }
 
 fn load_program(
-    vm: &mut Vm,
+    vm: &Vm,
+    number: usize,
     linked: &LinkedProgram,
     loaded: &Loaded,
     kfuncs: &BTreeMap<u32, KfuncDesc>,
-) -> Result<ProgId, VmLoadError> {
-    if vm.programs.len() >= PROGRAMS_MAX {
+) -> Result<Program, VmLoadError> {
+    if number >= PROGRAMS_MAX {
         return Err(VmLoadError::TooManyPrograms { max: PROGRAMS_MAX });
     }
     if linked.insns.is_empty() || linked.insns.len() > PROGRAM_SLOTS_MAX {
@@ -92,7 +105,7 @@ fn load_program(
             max: PROGRAM_SLOTS_MAX,
         });
     }
-    let id = ProgId(u32::try_from(vm.programs.len()).expect("checked above"));
+    let id = ProgId(u32::try_from(number).expect("checked above"));
     let mut loader = ProgramLoader {
         mem: &vm.mem,
         maps: &vm.maps,
@@ -103,10 +116,7 @@ fn load_program(
         arena: None,
         called: Vec::new(),
     };
-    let program = loader.load()?;
-    vm.programs.push(Arc::new(program));
-    vm.streams.push(Streams::default());
-    Ok(id)
+    loader.load()
 }
 
 /// Guest address of a function's first slot, as callbacks are passed around.
@@ -170,7 +180,7 @@ impl ProgramLoader<'_> {
             len,
             arena: self.arena,
             kfuncs: std::mem::take(&mut self.called),
-            executable: Executable::Decoded(code),
+            executable: Executable { code, native: None },
         })
     }
 

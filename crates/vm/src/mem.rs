@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use harena_abi::{KernAddr, PAGE_SIZE};
 use harena_arena::{Arena, ArenaSpec, CreateError, Reservation};
 use harena_arena_fault::{Access, EntryState, WindowPage};
+use harena_jit::{BOUNDS_SIZE, BoundOf, bounds_offset};
 
 use crate::error::{MemFault, OutOfGuestMemory, VmCreateError};
 use crate::exec::access::Atomic;
@@ -44,8 +45,10 @@ pub struct GuestMem {
     limits: Box<[AtomicU64]>,
 }
 
-/// Heap bytes that share one limit. Regions start and end at units.
+/// Heap bytes that share one limit. Regions start and end at units. Compiled code relies on the
+/// number.
 const UNIT: u64 = 1 << 29;
+const _: () = assert!(UNIT == 1 << harena_jit::UNIT_SHIFT);
 
 // SAFETY: `base` points to the reservation, which lives as long as `self`, and is accessed only
 // through raw reads and writes and atomics; nothing in it belongs to a thread.
@@ -143,6 +146,9 @@ impl GuestMem {
         let heap = host_size(HEAP_START - GUEST_BASE);
         let committed = reservation.commit(heap, host_size(HEAP_LEN));
         committed.map_err(|error| failed(error.to_string()))?;
+        // The limits once more, as compiled code reads them; see `Self::set_bounds`.
+        let bounds = reservation.commit(heap - BOUNDS_SIZE, BOUNDS_SIZE);
+        bounds.map_err(|error| failed(error.to_string()))?;
         let base = NonNull::new(reservation.base());
         Ok(Self {
             base: base.ok_or_else(|| failed("it lies at NULL".to_owned()))?,
@@ -200,9 +206,53 @@ impl GuestMem {
             let limit = &self.limits[host_size(unit)];
             if limit.load(Ordering::Relaxed) < upto {
                 limit.fetch_max(upto, Ordering::Relaxed);
+                self.set_bounds(unit, upto);
             }
             at += upto - within;
         }
+    }
+
+    /// Tells compiled code what [`GuestMem::reachable`] says of accesses that begin in a unit:
+    /// the page before the heap, which no program can reach, holds a bound per unit and size.
+    fn set_bounds(&self, unit: u64, limit: u64) {
+        for size_log2 in 0..4 {
+            let Some(last) = limit.checked_sub(1 << size_log2) else {
+                continue;
+            };
+            let bound = unit * UNIT + last + 1;
+            self.set_bound(
+                bounds_offset(host_size(unit), size_log2, BoundOf::Loads),
+                bound,
+            );
+            if unit >= (HEAP_WRITABLE - HEAP_START) / UNIT {
+                let stores = bounds_offset(host_size(unit), size_log2, BoundOf::Stores);
+                self.set_bound(stores, bound);
+            }
+        }
+    }
+
+    fn set_bound(&self, offset: isize, bound: u64) {
+        assert!(offset < 0);
+        assert!(offset >= -BOUNDS_SIZE.cast_signed());
+        let at = self.at(HEAP_START).cast::<AtomicU64>();
+        // SAFETY: `offset` leads into the page before the heap, which `new` has committed.
+        let at = unsafe { at.byte_offset(offset) };
+        // SAFETY: the page is mapped as long as `self`, and only atomics of this type touch it;
+        // offsets are multiples of 8.
+        let cell = unsafe { AtomicU64::from_ptr(at.as_ptr().cast()) };
+        // Relaxed: as the limit itself.
+        cell.fetch_max(bound, Ordering::Relaxed);
+    }
+
+    /// Host address of the heap's first byte, for compiled code.
+    pub(crate) fn heap_host(&self) -> u64 {
+        self.at(HEAP_START).as_ptr().expose_provenance() as u64
+    }
+
+    /// Host address of an arena's 32-bit offset 0, for compiled code.
+    pub(crate) fn arena_host(&self, arena: &Arena) -> u64 {
+        let start = arena.kern_vm_start().raw();
+        self.at(start).as_ptr().expose_provenance() as u64
     }
 
     /// Whether a program may reach `len` bytes at `addr`, from `start` of the heap on.
@@ -672,6 +722,33 @@ mod tests {
         assert_eq!(mem.store::<u64>(HEAP_WRITABLE, 1), Some(()));
         mem.write_u8(at(HEAP_WRITABLE - 1), 7).unwrap();
         assert_eq!(mem.load::<u8>(HEAP_WRITABLE - 1), Some(7));
+    }
+
+    #[test]
+    fn bounds_say_what_limits_say() {
+        let mem = GuestMem::new().unwrap();
+        mem.alloc(Region::Rodata, 5, 1).unwrap();
+        mem.alloc(Region::Maps, UNIT + 12, 8).unwrap();
+        let bound = |unit, size_log2, access| {
+            let offset = bounds_offset(unit, size_log2, access);
+            let at = mem.at(HEAP_START).as_ptr().cast::<u64>();
+            // SAFETY: the page before the heap is mapped.
+            let at = unsafe { at.byte_offset(offset) };
+            // SAFETY: as above.
+            unsafe { at.read_volatile() }
+        };
+        assert_eq!(bound(0, 0, BoundOf::Loads), 5);
+        assert_eq!(bound(0, 2, BoundOf::Loads), 2);
+        assert_eq!(bound(0, 3, BoundOf::Loads), 0);
+        assert_eq!(bound(0, 0, BoundOf::Stores), 0);
+        let unit = (Region::Maps.start().raw() - HEAP_START) / UNIT;
+        let first = host_size(unit);
+        assert_eq!(bound(first, 3, BoundOf::Stores), unit * UNIT + UNIT - 7);
+        assert_eq!(
+            bound(first + 1, 3, BoundOf::Loads),
+            (unit + 1) * UNIT + 12 - 7
+        );
+        assert_eq!(bound(first + 2, 0, BoundOf::Loads), 0);
     }
 
     #[test]

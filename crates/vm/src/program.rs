@@ -1,11 +1,12 @@
 //! A loaded program: the linked program it came from, and its code.
 //!
-//! The executable form is separate from everything else, so that another engine is one
-//! more variant of [`Executable`] and nothing above it changes.
+//! The executable form is separate from everything else, so that nothing above it knows which
+//! engine runs.
 
 use harena_bpf::{LineTable, LinkedProgram, SourceLine};
 
 use crate::error::Place;
+use crate::exec::Native;
 use crate::host::{KfuncDesc, Sleepable};
 use crate::maps::MapId;
 use harena_bpf::code::Code;
@@ -26,20 +27,26 @@ impl ProgId {
     }
 }
 
-/// How programs are executed.
+/// How programs are executed. Results are the same: registers, memory, instruction counts,
+/// reports.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub enum Engine {
     /// The reference: decoded instructions, one after the other.
     #[default]
     Interpreter,
+    /// Machine code, where the host has a compiler and lets code be made; else the interpreter
+    /// (see [`crate::Vm::jit_refused`]).
+    Jit,
 }
 
 /// A program in the form its engine executes.
 #[derive(Debug)]
-pub(crate) enum Executable {
-    /// For the interpreter.
-    Decoded(Code),
+pub(crate) struct Executable {
+    /// For the interpreter, to which machine code leaves what is rare.
+    pub(crate) code: Code,
+    /// Machine code.
+    pub(crate) native: Option<Native>,
 }
 
 /// A program that can be run.

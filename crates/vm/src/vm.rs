@@ -169,6 +169,8 @@ pub struct Vm {
     pub(crate) insns_total: u64,
     /// One stack per nesting level.
     pub(crate) stacks: KernAddr,
+    /// Why programs are interpreted although machine code was asked for.
+    pub(crate) jit_refused: Option<String>,
 }
 
 impl Vm {
@@ -209,6 +211,7 @@ impl Vm {
             insns_left: 0,
             insns_total: 0,
             stacks,
+            jit_refused: None,
         })
     }
 
@@ -273,6 +276,12 @@ impl Vm {
     #[must_use]
     pub fn config(&self) -> &VmConfig {
         &self.config
+    }
+
+    /// Why programs are interpreted although [`Engine::Jit`] was asked for, if they are.
+    #[must_use]
+    pub fn jit_refused(&self) -> Option<&str> {
+        self.jit_refused.as_deref()
     }
 
     /// A program; numbers come from [`Vm::load`].

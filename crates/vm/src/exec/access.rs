@@ -11,6 +11,7 @@ use harena_abi::bpf::BPF_F_NO_USER_CONV;
 use harena_arena::Arena;
 use harena_arena_fault::Access;
 
+use super::alu;
 use crate::host::Host;
 use crate::mem::{Scalar, Word};
 use crate::program::Program;
@@ -18,7 +19,7 @@ use crate::report;
 use crate::violation::ViolationKind;
 use crate::vm::Vm;
 use harena_bpf::analysis::Space;
-use harena_bpf::code::{AtomicOp, Op};
+use harena_bpf::code::{AtomicOp, Op, OpCode, atomic_op};
 
 /// What the running program's arena looks like from its instructions.
 pub(super) struct ArenaView {
@@ -39,6 +40,15 @@ impl ArenaView {
             no_user_conv: vm.map(map).spec().map_flags & BPF_F_NO_USER_CONV != 0,
             arena,
         })
+    }
+
+    pub(super) fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    /// High half of the arena's user addresses.
+    pub(super) fn user_high(&self) -> u64 {
+        self.user_high
     }
 
     /// `addr_space_cast(1 <- 0)`: NULL stays NULL.
@@ -178,6 +188,92 @@ pub(super) fn atomic<T: Word>(
         at.report(vm, host, program, view, Access::Write);
     }
     old
+}
+
+/// A memory operation of compiled code that it does not make itself.
+#[derive(Clone, Copy)]
+pub(super) struct Request<'a> {
+    pub(super) op: &'a Op,
+    /// The register that the operation goes through.
+    pub(super) base: u64,
+    /// What is stored, or the atomic's operand.
+    pub(super) value: u64,
+    /// r0, for compare-and-exchange.
+    pub(super) r0: u64,
+}
+
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "all other operations touch no memory"
+)]
+/// Makes a memory operation, wherever it leads. Gives what the register becomes that the
+/// operation writes; without one, anything.
+pub(super) fn perform(
+    vm: &mut Vm,
+    host: &mut dyn Host,
+    program: &Program,
+    view: Option<&ArenaView>,
+    request: Request<'_>,
+) -> u64 {
+    let op = request.op;
+    let at = At::of(op, request.base);
+    macro_rules! load {
+        ($t:ty) => {
+            match vm.mem.load::<$t>(at.kernel_address()) {
+                Some(value) if at.space != Space::Arena => value,
+                Some(_) | None => load::<$t>(vm, host, program, view, at),
+            }
+        };
+    }
+    macro_rules! store {
+        ($t:ty) => {{
+            let elsewhere = at.space == Space::Arena;
+            let value = request.value;
+            if elsewhere || vm.mem.store::<$t>(at.kernel_address(), value).is_none() {
+                store::<$t>(vm, host, program, view, (at, value));
+            }
+            0
+        }};
+    }
+    match op.code {
+        OpCode::Ldx8 | OpCode::LdAcq8 => acquire(load!(u8)),
+        OpCode::Ldx16 | OpCode::LdAcq16 => acquire(load!(u16)),
+        OpCode::Ldx32 | OpCode::LdAcq32 => acquire(load!(u32)),
+        OpCode::Ldx64 | OpCode::LdAcq64 => acquire(load!(u64)),
+        OpCode::Ldsx8 => alu::sext8(load!(u8)),
+        OpCode::Ldsx16 => alu::sext16(load!(u16)),
+        OpCode::Ldsx32 => alu::sext32(load!(u32)),
+        OpCode::St8 | OpCode::Stx8 | OpCode::StRel8 => store!(u8),
+        OpCode::St16 | OpCode::Stx16 | OpCode::StRel16 => store!(u16),
+        OpCode::St32 | OpCode::Stx32 | OpCode::StRel32 => store!(u32),
+        OpCode::St64 | OpCode::Stx64 | OpCode::StRel64 => store!(u64),
+        OpCode::Atomic32 => update::<u32>(vm, host, program, view, (at, request)),
+        OpCode::Atomic64 => update::<u64>(vm, host, program, view, (at, request)),
+        _ => unreachable!("{:?} touches no memory", op.code),
+    }
+}
+
+/// An atomic; one that faults leaves its registers as they were.
+fn update<T: Word>(
+    vm: &mut Vm,
+    host: &mut dyn Host,
+    program: &Program,
+    view: Option<&ArenaView>,
+    (at, request): (At, Request<'_>),
+) -> u64 {
+    let [a, b, c, d, ..] = request.op.imm.to_le_bytes();
+    let (kind, _) = atomic_op(i32::from_le_bytes([a, b, c, d])).expect("decoded");
+    let (operand, expected) = (request.value, request.r0);
+    let change = Atomic {
+        kind,
+        operand,
+        expected,
+    };
+    let old = atomic::<T>(vm, host, program, view, (at, change));
+    old.unwrap_or(match kind {
+        AtomicOp::Cmpxchg => expected,
+        AtomicOp::Add | AtomicOp::Or | AtomicOp::And | AtomicOp::Xor | AtomicOp::Xchg => operand,
+    })
 }
 
 /// A load-acquire: the plain load, then an acquire fence.

@@ -16,10 +16,18 @@ use crate::mem::{Scalar, Word};
 use crate::program::Program;
 use crate::vm::Vm;
 use crate::{helpers, kfuncs};
-use harena_bpf::code::{AtomicOp, Code, Op, OpCode, atomic_op};
+use harena_bpf::analysis::Space;
+use harena_bpf::code::{AtomicOp, Op, OpCode, atomic_op};
 
 /// Registers r0 to r10; the rest pads the array.
-type Regs = [u64; 16];
+pub(super) type Regs = [u64; 16];
+
+/// Registers at a function's start; r10 is the frame's.
+pub(super) fn entry(args: [u64; 5]) -> Regs {
+    let mut regs = [0; 16];
+    regs[1..6].copy_from_slice(&args);
+    regs
+}
 
 /// Low 32 bits: what the instruction set defines ALU32 and JMP32 on.
 #[inline]
@@ -97,25 +105,23 @@ impl Outside<'_> {
     }
 }
 
-/// Runs from `start` in the innermost frame until that frame returns.
+/// Runs from `start` in the innermost frame, with these registers but for r10, until that frame
+/// returns.
 #[expect(clippy::too_many_lines, reason = "one dispatch match with short arms")]
 pub(super) fn run(
     vm: &mut Vm,
     host: &mut dyn Host,
     program: &Program,
-    code: &Code,
     start: u32,
-    args: [u64; 5],
+    mut r: Regs,
 ) -> Result<u64, Abort> {
     let mem = Arc::clone(&vm.mem);
     let arena = ArenaView::of(vm, program);
     let base_frames = vm.frames.len();
-    let mut r: Regs = [0; 16];
-    r[1..6].copy_from_slice(&args);
     r[10] = frame_pointer(vm);
     let mut left = vm.insns_left;
     let mut pc = start as usize;
-    let ops = &code.ops[..];
+    let ops = &program.executable.code.ops[..];
     let mut out = Outside {
         vm,
         host,
@@ -172,16 +178,18 @@ pub(super) fn run(
         }
         macro_rules! load {
             ($t:ty) => {
+                // An arena pointer is its low 32 bits, whatever the others look like.
                 match mem.load::<$t>(offset(r[s], op.off)) {
-                    Some(value) => value,
-                    None => out.load::<$t>(pc, op, r[s]),
+                    Some(value) if op.space != Space::Arena => value,
+                    Some(_) | None => out.load::<$t>(pc, op, r[s]),
                 }
             };
         }
         macro_rules! store {
             ($t:ty, $value:expr) => {{
                 let value = $value;
-                if mem.store::<$t>(offset(r[d], op.off), value).is_none() {
+                let elsewhere = op.space == Space::Arena;
+                if elsewhere || mem.store::<$t>(offset(r[d], op.off), value).is_none() {
                     out.store::<$t>(pc, op, r[d], value);
                 }
             }};

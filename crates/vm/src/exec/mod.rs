@@ -3,6 +3,8 @@
 pub(crate) mod access;
 mod alu;
 mod interp;
+#[expect(unsafe_code, reason = "maps machine code and enters it")]
+mod native;
 
 use std::sync::Arc;
 
@@ -12,10 +14,12 @@ use harena_arena_fault::ProgramTag;
 use crate::error::{Abort, AbortCause};
 use crate::host::{ContextSet, Host, Sleepable};
 use crate::kfuncs::charge_faults;
-use crate::program::{Executable, ProgId, Program};
+use crate::program::{ProgId, Program};
 use crate::report::host_faults;
 use crate::timer::TimerId;
 use crate::vm::{FRAMES_MAX, Frame, NESTED_RUNS_MAX, Run, RunResult, STACK_SIZE, Vm};
+
+pub(crate) use native::{Native, compile};
 
 /// `BPF_MAX_LOOPS`: `may_goto`s of one frame that fall through.
 const MAY_GOTO_MAX: u32 = 8 * 1024 * 1024;
@@ -127,8 +131,10 @@ pub(crate) fn call_function(
 ) -> Result<u64, Abort> {
     let base = vm.frames.len();
     push_frame(vm, start)?;
-    let result = match &program.executable {
-        Executable::Decoded(code) => interp::run(vm, host, program, code, start, args),
+    let native = program.executable.native.as_ref();
+    let result = match native.and_then(|native| native.function(start)) {
+        Some(function) => native::run(vm, host, program, function, args),
+        None => interp::run(vm, host, program, start, interp::entry(args)),
     };
     vm.frames.truncate(base);
     result

@@ -1,9 +1,9 @@
 //! Arena memory from a program's side: casts, faults, allocation, kfunc arguments.
 
 use harena_abi::{ArenaOffset, Cpu, Errno, UserAddr};
-use harena_vm::{UpdateFlags, ViolationKind, Vm, VmConfig, VmLoadError};
+use harena_vm::{UpdateFlags, ViolationKind, Vm, VmLoadError};
 
-use super::support::{
+use super::support::{config, 
     Bench, KFUNCS, NULLABLE, READ_ARENA, WRITE_ARENA, arena, generic, map, object, program,
 };
 use harena_bpf::{LinkedMap, MapType};
@@ -243,7 +243,7 @@ fn nullable_arguments_keep_null() {
 
 #[test]
 fn arena_arguments_need_an_arena() {
-    let mut vm = Vm::new(VmConfig::new(1)).unwrap();
+    let mut vm = Vm::new(config(1)).unwrap();
     let prog = program("main", &format!("r1 = 0; call kfunc {READ_ARENA}; exit"));
     let error = vm
         .load(&object(vec![prog], Vec::new()), KFUNCS)
@@ -261,7 +261,7 @@ fn arena_arguments_need_an_arena() {
 
 #[test]
 fn a_program_has_at_most_one_arena() {
-    let mut vm = Vm::new(VmConfig::new(1)).unwrap();
+    let mut vm = Vm::new(config(1)).unwrap();
     let other = LinkedMap {
         map_extra: 0x2000_0000_0000,
         name: "n".to_owned(),
@@ -315,7 +315,7 @@ fn arena_globals_lie_where_the_linker_put_them() {
 #[test]
 fn creation_errors_are_the_kernels() {
     let load = |map: LinkedMap| {
-        let mut vm = Vm::new(VmConfig::new(1)).unwrap();
+        let mut vm = Vm::new(config(1)).unwrap();
         let prog = program("main", "r0 = 0; exit");
         let error = vm.load(&object(vec![prog], vec![map]), KFUNCS).unwrap_err();
         let VmLoadError::Map { errno, .. } = error else {

@@ -9,12 +9,12 @@ use harena_vm::{
     AbortCause, ContextSet, RunArgs, ViolationKind, Vm, VmConfig, VmLoadError, layout,
 };
 
-use super::support::{Bench, KFUNCS, RUN_AGAIN, SLEEPS, map, object, program};
+use super::support::{config, Bench, KFUNCS, RUN_AGAIN, SLEEPS, map, object, program};
 
 fn abort(text: &str) -> AbortCause {
     let config = VmConfig {
         insn_budget: 100_000,
-        ..VmConfig::new(2)
+        ..config(2)
     };
     let mut bench = Bench::with_config(text, Vec::new(), config);
     bench.try_run(0).expect_err("must not end well").cause
@@ -102,7 +102,7 @@ fn endless_programs_end_at_exactly_the_budget() {
     for text in endless {
         let config = VmConfig {
             insn_budget: budget,
-            ..VmConfig::new(1)
+            ..config(1)
         };
         let mut bench = Bench::with_config(text, Vec::new(), config);
         let abort = bench.try_run(0).expect_err(text);
@@ -117,7 +117,7 @@ fn a_budget_that_just_suffices_is_not_exceeded() {
     let run = |insn_budget| {
         let config = VmConfig {
             insn_budget,
-            ..VmConfig::new(1)
+            ..config(1)
         };
         Bench::with_config("r0 = 1; r0 = 2; exit", Vec::new(), config).try_run(0)
     };
@@ -277,7 +277,7 @@ fn malformed_programs_are_refused_with_their_place() {
     ];
     for (insns, expected) in bad {
         let prog = LinkedProgram::from_insns("main", ProgType::Syscall, insns.to_vec());
-        let mut vm = Vm::new(VmConfig::new(1)).unwrap();
+        let mut vm = Vm::new(config(1)).unwrap();
         let error = vm
             .load(&object(vec![prog], Vec::new()), KFUNCS)
             .unwrap_err();
@@ -287,7 +287,7 @@ fn malformed_programs_are_refused_with_their_place() {
     let [low, high] = Insn::ldimm64(0, 0, 5);
     let insns = vec![Insn::new(0x05, 0, 0, 1, 0), low, high];
     let prog = LinkedProgram::from_insns("main", ProgType::Syscall, insns);
-    let mut vm = Vm::new(VmConfig::new(1)).unwrap();
+    let mut vm = Vm::new(config(1)).unwrap();
     let error = vm
         .load(&object(vec![prog], Vec::new()), KFUNCS)
         .unwrap_err();
@@ -330,7 +330,7 @@ fn random_slots_never_panic() {
     };
     let config = VmConfig {
         insn_budget: 2_000,
-        ..VmConfig::new(2)
+        ..config(2)
     };
     let data = map(MapType::ARRAY, 4, 64, 4);
     let mut bench = Bench::with_config("exit", vec![data, super::support::arena(4)], config);
@@ -445,7 +445,7 @@ fn work_of_helpers_and_kfuncs_counts_against_the_budget() {
         ];
         let config = VmConfig {
             insn_budget: 10_000,
-            ..VmConfig::new(1)
+            ..config(1)
         };
         let mut bench = Bench::with_config(&text, maps, config);
         let ended = bench.try_run(0).expect_err(&text);

@@ -2,9 +2,9 @@
 
 use harena_abi::{Cpu, Errno, KernAddr};
 use harena_bpf::{LinkedMap, MapType, SpecialField, SpecialKind};
-use harena_vm::{UpdateFlags, Vm, VmConfig, VmLoadError};
+use harena_vm::{UpdateFlags, Vm, VmLoadError};
 
-use super::support::{Bench, KFUNCS, map, object, program};
+use super::support::{config, Bench, KFUNCS, map, object, program};
 
 const CPU0: Cpu = Cpu::new(0);
 
@@ -285,7 +285,7 @@ fn updates_leave_timers_locks_and_kptrs_alone() {
 #[test]
 fn creation_errors_are_the_kernels() {
     let refused = |spec: LinkedMap| {
-        let mut vm = Vm::new(VmConfig::new(1)).unwrap();
+        let mut vm = Vm::new(config(1)).unwrap();
         let prog = program("main", "r0 = 0; exit");
         match vm.load(&object(vec![prog], vec![spec]), KFUNCS) {
             Err(VmLoadError::Map { errno, .. }) => Some(errno),
@@ -327,7 +327,7 @@ fn creation_errors_are_the_kernels() {
         let text = format!("{spec:?}");
         assert_eq!(refused(spec), expected, "{text}");
     }
-    let mut vm = Vm::new(VmConfig::new(1)).unwrap();
+    let mut vm = Vm::new(config(1)).unwrap();
     let huge = object(
         vec![program("main", "exit")],
         vec![map(MapType::ARRAY, 4, 1 << 30, u32::MAX)],

@@ -10,9 +10,9 @@ use harena_bpf::{
     KconfigValue, KernelSymbols, KfuncRef, KsymVar, LinkedObject, Object, ProgramIndex, StructOps,
     StructOpsMember,
 };
-use harena_vm::{Region, RunArgs, StreamId, Vm, VmConfig};
+use harena_vm::{Region, RunArgs, StreamId, Vm};
 
-use super::support::{KFUNCS, TestHost, object, program};
+use super::support::{KFUNCS, TestHost, config, object, program};
 
 struct OwnTypes(Arc<Btf>);
 
@@ -56,7 +56,7 @@ const CTX_SIZE: u64 = 16 * 8;
 #[test]
 fn a_report_names_function_offset_and_source_line() {
     let object = link("arena_fault");
-    let mut vm = Vm::new(VmConfig::new(2)).expect("address space");
+    let mut vm = Vm::new(config(2)).expect("address space");
     let loaded = vm.load(&object, KFUNCS).expect("loads");
     let ctx = vm.mem().alloc(Region::Contexts, CTX_SIZE, 8).expect("room");
     let index = object
@@ -117,7 +117,7 @@ fn struct_ops_programs_are_walked_in_member_order_until_a_result() {
         data: Vec::new(),
         members: members.collect(),
     });
-    let mut vm = Vm::new(VmConfig::new(1)).expect("address space");
+    let mut vm = Vm::new(config(1)).expect("address space");
     let loaded = vm.load(&object, KFUNCS).expect("loads");
     let mut seen = Vec::new();
     let all: Option<()> = vm.struct_ops_for_each_prog(loaded.struct_ops[0], |member, prog| {

@@ -3,10 +3,10 @@
 use harena_abi::KernAddr;
 use harena_bpf::isa::Insn;
 use harena_bpf::{LinkedProgram, ProgType};
-use harena_vm::{RunArgs, Vm, VmConfig};
+use harena_vm::{RunArgs, Vm, };
 use proptest::prelude::*;
 
-use super::support::{KFUNCS, TestHost, object};
+use super::support::{config, KFUNCS, TestHost, object};
 
 /// Operation bits with the offset that makes division signed.
 const OPERATIONS: [(u8, i16); 14] = [
@@ -154,7 +154,7 @@ proptest! {
         insns.push(Insn::new(0x95, 0, 0, 0, 0));
         let count = insns.len() as u64 - 10;
         let prog = LinkedProgram::from_insns("main", ProgType::Syscall, insns);
-        let mut vm = Vm::new(VmConfig::new(1)).unwrap();
+        let mut vm = Vm::new(config(1)).unwrap();
         let loaded = vm.load(&object(vec![prog], Vec::new()), KFUNCS).unwrap();
         let args = RunArgs::new(KernAddr::NULL);
         let result = vm.run(loaded.programs[0], &args, &mut TestHost::default()).unwrap();

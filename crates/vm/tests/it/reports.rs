@@ -13,7 +13,7 @@ use harena_bpf::MapType;
 use harena_vm::{ContextSet, Loaded, ProgId, RunArgs, StreamId, Vm, VmConfig};
 
 use super::support::{
-    Bench, KFUNCS, READ_AND_RUN, READ_ARENA, RUN_AGAIN, TOUCH, TestHost, arena, generic, map,
+    Bench, KFUNCS, READ_AND_RUN, READ_ARENA, RUN_AGAIN, TOUCH, TestHost, arena, config, generic, map,
     object, program,
 };
 
@@ -27,7 +27,7 @@ struct Several {
 
 impl Several {
     fn new(programs: &[(&str, &str)]) -> Self {
-        let mut vm = Vm::new(VmConfig::new(4)).expect("address space");
+        let mut vm = Vm::new(config(4)).expect("address space");
         let programs = programs.iter().map(|(name, text)| program(name, text));
         let object = object(programs.collect(), vec![arena(64)]);
         let loaded = vm.load(&object, KFUNCS).expect("loads");
@@ -247,11 +247,11 @@ fn deferred_frees_that_find_the_lock_taken_are_done_later() {
 fn at_the_byte_limit_programs_get_null() {
     let alloc = generic("bpf_arena_alloc_pages");
     let text = format!("r1 = map(0) ll; r2 = 0; r3 = 2; r4 = -1; r5 = 0; call kfunc {alloc}; exit");
-    let config = VmConfig {
+    let limited = VmConfig {
         arena_limit: Some(5 * 4096 + 1),
-        ..VmConfig::new(1)
+        ..config(1)
     };
-    let mut bench = Bench::with_config(&text, vec![arena(16)], config);
+    let mut bench = Bench::with_config(&text, vec![arena(16)], limited);
     assert_eq!(
         [bench.run(0), bench.run(0), bench.run(0)],
         [BASE, BASE + 8192, 0]
@@ -281,8 +281,9 @@ fn child_program_without_an_arena() {
 #[test]
 fn a_program_without_an_arena_hides_the_embedders_scope() {
     let mut child = Command::new(std::env::current_exe().expect("this binary has a path"));
-    let name = "reports::child_program_without_an_arena";
-    child.args(["--exact", name, "--ignored", "--test-threads=1"]);
+    let (_, module) = module_path!().split_once("::").expect("inside the crate");
+    let name = format!("{module}::child_program_without_an_arena");
+    child.args(["--exact", &name, "--ignored", "--test-threads=1"]);
     const SIGSEGV: i32 = 11;
     assert_eq!(child.output().unwrap().status.signal(), Some(SIGSEGV));
 }

@@ -134,6 +134,14 @@ impl Host for TestHost {
     }
 }
 
+/// A configuration for the engine that is tested.
+pub(crate) fn config(nr_cpus: u32) -> VmConfig {
+    VmConfig {
+        engine: super::ENGINE,
+        ..VmConfig::new(nr_cpus)
+    }
+}
+
 /// A machine with one object loaded.
 #[derive(Debug)]
 pub(crate) struct Bench {
@@ -144,13 +152,14 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn new(text: &str, maps: Vec<LinkedMap>) -> Self {
-        Self::with_config(text, maps, VmConfig::new(4))
+        Self::with_config(text, maps, config(4))
     }
 
     pub(crate) fn with_config(text: &str, maps: Vec<LinkedMap>, config: VmConfig) -> Self {
         let mut vm = Vm::new(config).expect("address space");
         let object = object(vec![program("main", text)], maps);
         let loaded = vm.load(&object, KFUNCS).expect("loads");
+        assert_eq!(vm.jit_refused(), None);
         let host = TestHost::default();
         Self { vm, host, loaded }
     }

@@ -1,0 +1,244 @@
+//! One run of machine code, and what it asks of its host.
+//!
+//! ```text
+//! run ──► entry ──► function ─┬─► on_call ──► helpers, kfuncs ──► perhaps another activation
+//!                             └─► on_access ──► access::perform
+//! ```
+//!
+//! The functions that machine code calls get the address of the [`Activation`], of which the
+//! code itself knows the first part. A panic does not pass through machine code: it is kept
+//! and goes on behind it.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use harena_bpf::code::{Class, OpCode};
+use harena_jit::{Context, status};
+
+use super::super::access::{self, ArenaView};
+use super::super::{MAY_GOTO_MAX, frame_pointer, interp};
+use super::mapped::Function;
+use crate::error::Abort;
+use crate::host::Host;
+use crate::layout::HEAP_START;
+use crate::program::Program;
+use crate::vm::{FRAMES_MAX, Frame, Vm};
+use crate::{helpers, kfuncs};
+
+const _: () = assert!(harena_jit::FRAMES_MAX == FRAMES_MAX as usize);
+
+/// A run of machine code in progress.
+#[repr(C)]
+struct Activation<'a> {
+    /// First, so that its address is the activation's.
+    context: Context,
+    vm: &'a mut Vm,
+    host: &'a mut dyn Host,
+    program: &'a Program,
+    arena: Option<ArenaView>,
+    /// Index in the VM's frames of the first function's.
+    first_frame: usize,
+    abort: Option<Abort>,
+    panic: Option<Box<dyn Any + Send>>,
+}
+
+/// What a call gives to machine code.
+#[repr(C)]
+struct Reply {
+    r0: u64,
+    stop: u64,
+}
+
+/// Runs a function in the innermost frame until it returns.
+pub(in super::super) fn run(
+    vm: &mut Vm,
+    host: &mut dyn Host,
+    program: &Program,
+    function: Function,
+    args: [u64; 5],
+) -> Result<u64, Abort> {
+    let arena = ArenaView::of(vm, program);
+    let context = context(vm, arena.as_ref(), function, args);
+    let mut activation = Activation {
+        context,
+        first_frame: vm.frames.len() - 1,
+        vm,
+        host,
+        program,
+        arena,
+        abort: None,
+        panic: None,
+    };
+    // SAFETY: `function` comes from a program that the caller holds, so the code is mapped; its
+    // entry has this type, and needs a context with its functions, which follow it here.
+    let r0 = unsafe { enter(function.entry, (&raw mut activation).cast()) };
+    activation.end(r0)
+}
+
+fn context(vm: &Vm, arena: Option<&ArenaView>, function: Function, args: [u64; 5]) -> Context {
+    let run = vm.runs.last().expect("a frame belongs to a run");
+    let frames = u32::try_from(vm.frames.len() - run.first_frame).unwrap_or(u32::MAX);
+    let heap = vm.mem.heap_host();
+    let heap_delta = heap.wrapping_sub(HEAP_START);
+    let mut context = Context {
+        left: vm.insns_left,
+        depth_max: FRAMES_MAX.saturating_sub(frames),
+        heap,
+        heap_start: HEAP_START,
+        heap_delta,
+        frame: frame_pointer(vm).wrapping_add(heap_delta),
+        arena: arena.map_or(0, |view| vm.mem.arena_host(view.arena())),
+        user_high: arena.map_or(0, ArenaView::user_high),
+        call: address_of_call(),
+        access: address_of_access(),
+        target: function.target as u64,
+        may_goto_max: MAY_GOTO_MAX,
+        ..Context::default()
+    };
+    context.regs[1..6].copy_from_slice(&args);
+    context.may_goto_left[0] = MAY_GOTO_MAX;
+    context
+}
+
+#[expect(clippy::fn_to_numeric_cast_any, reason = "machine code calls it")]
+fn address_of_call() -> u64 {
+    on_call as *const () as usize as u64
+}
+
+#[expect(clippy::fn_to_numeric_cast_any, reason = "machine code calls it")]
+fn address_of_access() -> u64 {
+    on_access as *const () as usize as u64
+}
+
+/// Calls machine code.
+///
+/// # Safety
+///
+/// 1. At `entry` lies an `extern "sysv64" fn(*mut Context) -> u64`.
+/// 2. The context is the first part of an [`Activation`] that nobody else uses meanwhile.
+unsafe fn enter(entry: usize, context: *mut Context) -> u64 {
+    let entry = core::ptr::with_exposed_provenance::<()>(entry);
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "there is no other way to call code"
+    )]
+    // SAFETY: what lies there is such a function (caller).
+    let entry = unsafe {
+        core::mem::transmute::<*const (), unsafe extern "sysv64" fn(*mut Context) -> u64>(entry)
+    };
+    // SAFETY: the context is as the code needs it (caller).
+    unsafe { entry(context) }
+}
+
+/// A helper or kfunc call.
+extern "sysv64" fn on_call(
+    r1: u64,
+    r2: u64,
+    r3: u64,
+    r4: u64,
+    r5: u64,
+    context: *mut Context,
+) -> Reply {
+    // SAFETY: machine code hands on the address of the activation that entered it (`run`), and
+    // uses none of it while it waits.
+    let activation = unsafe { &mut *context.cast::<Activation<'_>>() };
+    let args = [r1, r2, r3, r4, r5];
+    let called = catch_unwind(AssertUnwindSafe(|| activation.call(args)));
+    match called {
+        Ok(Ok(r0)) => return Reply { r0, stop: 0 },
+        Ok(Err(abort)) => activation.abort = Some(abort),
+        Err(panic) => activation.panic = Some(panic),
+    }
+    Reply { r0: 0, stop: 1 }
+}
+
+/// A memory operation that machine code does not make itself.
+extern "sysv64" fn on_access(context: *mut Context, base: u64, value: u64, r0: u64) -> u64 {
+    // SAFETY: as in `on_call`.
+    let activation = unsafe { &mut *context.cast::<Activation<'_>>() };
+    let made = catch_unwind(AssertUnwindSafe(|| activation.access(base, value, r0)));
+    made.unwrap_or_else(|panic| {
+        // Memory operations go on whatever happens; the panic does too, at the run's end.
+        activation.panic.get_or_insert(panic);
+        0
+    })
+}
+
+impl Activation<'_> {
+    /// Makes the VM's frames those of the code.
+    fn sync_frames(&mut self) {
+        let context = &self.context;
+        let depth = context.depth as usize;
+        let frames = &mut self.vm.frames;
+        frames.truncate(self.first_frame + 1);
+        if depth == 0 {
+            frames[self.first_frame].pc = context.pc;
+            return;
+        }
+        frames[self.first_frame].pc = context.pcs[0];
+        for frame in 1..=depth {
+            let innermost = frame == depth;
+            frames.push(Frame {
+                pc: if innermost {
+                    context.pc
+                } else {
+                    context.pcs[frame]
+                },
+                ..Frame::default()
+            });
+        }
+    }
+
+    fn call(&mut self, args: [u64; 5]) -> Result<u64, Abort> {
+        self.sync_frames();
+        self.vm.insns_left = self.context.left;
+        let op = self.program.executable.code.ops[self.context.pc as usize];
+        assert_eq!(op.code.class(), Class::Call, "{op:?}");
+        let number = u32::try_from(op.imm).expect("numbers of calls have 32 bits");
+        let called = if op.code == OpCode::CallKfunc {
+            kfuncs::call(self.vm, self.host, self.program, number, args)
+        } else {
+            helpers::call(self.vm, self.host, self.program, number, args)
+        };
+        self.context.left = self.vm.insns_left;
+        called
+    }
+
+    fn access(&mut self, base: u64, value: u64, r0: u64) -> u64 {
+        self.sync_frames();
+        let op = &self.program.executable.code.ops[self.context.pc as usize];
+        let request = access::Request {
+            op,
+            base,
+            value,
+            r0,
+        };
+        let arena = self.arena.as_ref();
+        access::perform(self.vm, self.host, self.program, arena, request)
+    }
+
+    /// Does what the code's end asks for.
+    fn end(mut self, r0: u64) -> Result<u64, Abort> {
+        if let Some(panic) = self.panic.take() {
+            resume_unwind(panic);
+        }
+        if self.context.status == status::STOPPED {
+            // What is left is what the call left.
+            return Err(self.abort.take().expect("a call that stops says why"));
+        }
+        self.vm.insns_left = self.context.left;
+        if self.context.status == status::RETURNED {
+            return Ok(r0);
+        }
+        assert_eq!(self.context.status, status::INTERPRET);
+        self.sync_frames();
+        let mut regs = [0; 16];
+        regs[..10].copy_from_slice(&self.context.regs[..10]);
+        let ended = interp::run(self.vm, self.host, self.program, self.context.pc, regs);
+        assert!(
+            ended.is_err(),
+            "the interpreter only ends what cannot go on"
+        );
+        ended
+    }
+}

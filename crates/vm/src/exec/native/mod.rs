@@ -1,0 +1,196 @@
+//! Machine code: compiled at load, mapped, and entered.
+//!
+//! ```text
+//! decoded programs ─ harena_jit ─► CodeImage ─ ExecMemory::map ─► pages, read and execute only
+//!                                     │ faults
+//!                                     ▼
+//!                            harena_arena::CompiledCode: what the fault handler knows
+//! ```
+//!
+//! One image per object. It lives as long as one of its programs does, and a program lives
+//! while it runs. Where no machine code can be had, programs keep running in the interpreter.
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
+mod activation;
+#[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
+mod memory;
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
+pub(crate) use mapped::{Native, compile};
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
+pub(super) use activation::run;
+
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux", not(miri))))]
+pub(super) use refused::run;
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux", not(miri))))]
+pub(crate) use refused::{Native, compile};
+
+/// Why there is no machine code.
+#[derive(Debug, thiserror::Error)]
+#[expect(dead_code, reason = "each host meets one half of the variants")]
+pub(crate) enum JitRefused {
+    #[error("there is no compiler for this machine")]
+    Machine,
+    #[error(transparent)]
+    Compile(#[from] harena_jit::JitError),
+    #[error("{call} of {len} bytes for machine code: errno {errno}")]
+    Memory {
+        call: &'static str,
+        len: usize,
+        errno: i32,
+    },
+    #[error(transparent)]
+    Handler(#[from] harena_arena::CodeError),
+}
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
+mod mapped {
+    //! Programs with machine code.
+
+    use std::sync::Arc;
+
+    use harena_abi::bpf::BPF_F_NO_USER_CONV;
+    use harena_arena::{CompiledCode, ExtableEntry};
+    use harena_jit::{CodeImage, Compiler, ProgramCode, Source, UserCast};
+
+    use super::JitRefused;
+    use super::memory::ExecMemory;
+    use crate::program::Program;
+    use crate::vm::Vm;
+
+    /// The machine code of one object's programs.
+    #[derive(Debug)]
+    struct Image {
+        /// Forgotten by the fault handler before the memory goes: fields drop in order.
+        _known: Option<CompiledCode>,
+        memory: ExecMemory,
+    }
+
+    /// One program's machine code.
+    #[derive(Debug)]
+    pub(crate) struct Native {
+        image: Arc<Image>,
+        code: ProgramCode,
+    }
+
+    /// A function of a program, to be run.
+    #[derive(Clone, Copy, Debug)]
+    pub(crate) struct Function {
+        /// Machine address of the program's entry.
+        pub(in super::super) entry: usize,
+        /// Machine address of the function.
+        pub(in super::super) target: usize,
+    }
+
+    impl Native {
+        /// The function that starts at a slot.
+        pub(crate) fn function(&self, slot: u32) -> Option<Function> {
+            let offset = self.code.function(slot)?;
+            let start = self.image.memory.address();
+            Some(Function {
+                entry: start + self.code.entry as usize,
+                target: start + offset as usize,
+            })
+        }
+    }
+
+    /// Gives programs their machine code.
+    pub(crate) fn compile(vm: &Vm, programs: &mut [Program]) -> Result<(), JitRefused> {
+        let mut compiler = Compiler::new();
+        let codes: Vec<ProgramCode> = programs
+            .iter()
+            .map(|program| add(vm, program, &mut compiler))
+            .collect();
+        let image = Arc::new(map(&compiler.finish()?)?);
+        for (program, code) in programs.iter_mut().zip(codes) {
+            let image = Arc::clone(&image);
+            program.executable.native = Some(Native { image, code });
+        }
+        Ok(())
+    }
+
+    fn add(vm: &Vm, program: &Program, compiler: &mut Compiler) -> ProgramCode {
+        let mut functions: Vec<u32> = program.linked.funcs.iter().map(|f| f.start).collect();
+        functions.push(0);
+        functions.sort_unstable();
+        functions.dedup();
+        let arena = program.arena.map(|map| {
+            let flags = vm.map(map).spec().map_flags;
+            if flags & BPF_F_NO_USER_CONV == 0 {
+                UserCast::AddHigh
+            } else {
+                UserCast::ClearHigh
+            }
+        });
+        compiler.add(&Source {
+            ops: &program.executable.code.ops,
+            functions: &functions,
+            arena,
+        })
+    }
+
+    fn map(image: &CodeImage) -> Result<Image, JitRefused> {
+        let memory = ExecMemory::map(&image.bytes)?;
+        let entries: Vec<ExtableEntry> = image
+            .faults
+            .iter()
+            .map(|fault| ExtableEntry {
+                fault_pc: fault.fault_pc,
+                resume_pc: fault.resume_pc,
+                zero_reg: fault.zero_reg,
+            })
+            .collect();
+        let known = if entries.is_empty() {
+            None
+        } else {
+            let len = image.bytes.len();
+            // SAFETY: the compiler made the entries for this very code, and every rare path of
+            // a memory operation may be reached from the operation (see harena_jit).
+            Some(unsafe { CompiledCode::register(memory.address(), len, entries) }?)
+        };
+        Ok(Image {
+            _known: known,
+            memory,
+        })
+    }
+}
+
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux", not(miri))))]
+mod refused {
+    //! Hosts without machine code.
+
+    use super::JitRefused;
+    use crate::error::Abort;
+    use crate::host::Host;
+    use crate::program::Program;
+    use crate::vm::Vm;
+
+    /// Machine code, which there is none of.
+    #[derive(Debug)]
+    pub(crate) enum Native {}
+
+    /// A function of it.
+    #[derive(Clone, Copy, Debug)]
+    pub(crate) enum Function {}
+
+    impl Native {
+        pub(crate) fn function(&self, _slot: u32) -> Option<Function> {
+            match *self {}
+        }
+    }
+
+    pub(crate) fn compile(_vm: &Vm, _programs: &mut [Program]) -> Result<(), JitRefused> {
+        Err(JitRefused::Machine)
+    }
+
+    pub(in super::super) fn run(
+        _vm: &mut Vm,
+        _host: &mut dyn Host,
+        _program: &Program,
+        function: Function,
+        _args: [u64; 5],
+    ) -> Result<u64, Abort> {
+        match function {}
+    }
+}
