@@ -59,6 +59,10 @@ pub(crate) struct RunArgs {
     #[arg(long = "set", value_name = "NAME=VALUE")]
     pub(crate) settings: Vec<String>,
 
+    /// How to execute the scheduler's programs; results are the same
+    #[arg(long, value_enum, default_value_t = EngineName::Interp)]
+    pub(crate) engine: EngineName,
+
     /// How to print the report
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,
@@ -77,6 +81,15 @@ pub(crate) struct InspectArgs {
     /// How to print the list
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,
+}
+
+/// An execution engine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum EngineName {
+    /// One instruction after the other: runs anywhere
+    Interp,
+    /// Machine code (x86-64 Linux; elsewhere as `interp`)
+    Jit,
 }
 
 /// For whom the output is.

@@ -11,8 +11,9 @@ use anyhow::{Context, bail};
 use harena_bpf::GlobalValue;
 use harena_scx::Topology;
 use harena_sim::{SimConfig, Workload};
+use harena_vm::Engine;
 
-use crate::args::{Format, InspectArgs, RunArgs};
+use crate::args::{EngineName, Format, InspectArgs, RunArgs};
 
 /// Larger files are no objects, workloads or topologies, and would only fill the memory.
 const FILE_SIZE_MAX: u64 = 64 << 20;
@@ -91,6 +92,8 @@ pub(crate) struct RunPlan {
     pub(crate) settings: Vec<Setting>,
     /// Bytes that the arena may have in use.
     pub(crate) arena_limit: Option<u64>,
+    /// How programs are executed.
+    pub(crate) engine: Engine,
     /// How to report.
     pub(crate) report: Report,
 }
@@ -120,6 +123,10 @@ impl RunPlan {
             sim,
             settings,
             arena_limit: args.arena_limit,
+            engine: match args.engine {
+                EngineName::Interp => Engine::Interpreter,
+                EngineName::Jit => Engine::Jit,
+            },
             report: if args.quiet {
                 Report::Nothing
             } else {

@@ -25,6 +25,11 @@ pub(crate) fn run(plan: &RunPlan) -> Result<Status, Failure> {
         tell_notes(plan);
     }
     let mut simulation = prepare(plan)?;
+    if let Some(why) = simulation.scheduler().jit_refused() {
+        output::complain(&format!(
+            "note: no machine code, programs are interpreted: {why}"
+        ));
+    }
     let (outcome, wall) = simulate(plan, &mut simulation)?;
     let mut results = collect(plan, simulation.scheduler(), &outcome, wall);
     results.scheduler.output = printed(simulation.scheduler_mut());
@@ -63,6 +68,7 @@ fn prepare(plan: &RunPlan) -> Result<Box<Simulation<BpfScheduler>>, Failure> {
         sets: object::settings(&object, &plan.settings),
         hz: plan.sim.hz,
         arena_limit: plan.arena_limit,
+        engine: plan.engine,
         ..LoadOptions::default()
     };
     let (scheduler, image) =

@@ -14,7 +14,7 @@ use harena_abi::{Errno, scx};
 use harena_bpf::{GlobalError, GlobalValue, LinkError, LinkedObject, Object, StructOps};
 use harena_scx::{Form, Image, Op, OpsConfig, Topology};
 use harena_vm::{
-    MapId, OutOfGuestMemory, ProgId, StructOpsId, Vm, VmConfig, VmCreateError, VmLoadError,
+    Engine, MapId, OutOfGuestMemory, ProgId, StructOpsId, Vm, VmConfig, VmCreateError, VmLoadError,
 };
 use thiserror::Error;
 
@@ -43,6 +43,8 @@ pub struct LoadOptions {
     pub insn_budget: Option<u64>,
     /// Bytes of its arena that the scheduler may use; `None` is all of it.
     pub arena_limit: Option<u64>,
+    /// How programs are executed; results are the same.
+    pub engine: Engine,
 }
 
 impl Default for LoadOptions {
@@ -53,6 +55,7 @@ impl Default for LoadOptions {
             hz: 1000,
             insn_budget: None,
             arena_limit: None,
+            engine: Engine::default(),
         }
     }
 }
@@ -152,26 +155,43 @@ impl BpfScheduler {
         let form = form_of(ops).ok_or(LoadError::NoScheduler)?;
         check(&linked, ops, form)?;
 
-        let mut config = VmConfig::new(nr_cpus);
-        config.insn_budget = options.insn_budget.unwrap_or(config.insn_budget);
-        config.arena_limit = options.arena_limit;
-        let mut vm = Vm::new(config)?;
+        let mut vm = machine(nr_cpus, options)?;
         let loaded = vm.load(&linked, &descs())?;
         write_map_objects(&vm, &loaded);
         let ops_id = loaded.struct_ops[index];
-        let arena = match form {
-            Form::Cid => Some(only_arena(&vm, ops_id)?),
-            Form::Cpu => None,
-        };
         let places = Places::new(vm.mem(), topology)?;
         let image = Box::new(KernelImage::new(vm.shared_mem(), places, topology));
-        let programs = programs_of(&vm, ops_id, form);
-        let config = config_of(ops, form, programs.keys().copied().collect());
-        let state = State::new(vm.mem(), places, config, programs, arena)?;
+        let state = state(&vm, places, ops, ops_id, form)?;
         let never_called = never_called(ops, form);
         let scheduler = Self::new(vm, state, linked, loaded, never_called);
         Ok((scheduler, image))
     }
+}
+
+/// The scheduler's state before it is attached.
+fn state(
+    vm: &Vm,
+    places: Places,
+    ops: &StructOps,
+    id: StructOpsId,
+    form: Form,
+) -> Result<State, LoadError> {
+    let arena = match form {
+        Form::Cid => Some(only_arena(vm, id)?),
+        Form::Cpu => None,
+    };
+    let programs = programs_of(vm, id, form);
+    let config = config_of(ops, form, programs.keys().copied().collect());
+    Ok(State::new(vm.mem(), places, config, programs, arena)?)
+}
+
+/// The machine that the options ask for.
+fn machine(nr_cpus: u32, options: &LoadOptions) -> Result<Vm, VmCreateError> {
+    let mut config = VmConfig::new(nr_cpus);
+    config.insn_budget = options.insn_budget.unwrap_or(config.insn_budget);
+    config.arena_limit = options.arena_limit;
+    config.engine = options.engine;
+    Vm::new(config)
 }
 
 /// Fills the kernel's constants in by name, then applies the user's settings.

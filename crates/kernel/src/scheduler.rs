@@ -100,6 +100,12 @@ impl BpfScheduler {
         self.st.abort.as_ref()
     }
 
+    /// Why programs are interpreted although machine code was asked for, if they are.
+    #[must_use]
+    pub fn jit_refused(&self) -> Option<&str> {
+        self.vm.jit_refused()
+    }
+
     /// BPF instructions executed so far.
     #[must_use]
     pub fn insns(&self) -> u64 {

@@ -63,7 +63,7 @@ pub(crate) fn load(
     if vm.config.engine == Engine::Jit
         && let Err(refused) = exec::compile(vm, &mut programs)
     {
-        vm.jit_refused = Some(refused.to_string());
+        vm.jit_refused = Some(refused.to_string().into());
     }
     for program in programs {
         loaded.programs.push(program.id());

@@ -170,7 +170,7 @@ pub struct Vm {
     /// One stack per nesting level.
     pub(crate) stacks: KernAddr,
     /// Why programs are interpreted although machine code was asked for.
-    pub(crate) jit_refused: Option<String>,
+    pub(crate) jit_refused: Option<Box<str>>,
 }
 
 impl Vm {
