@@ -108,7 +108,7 @@ impl Compiler {
         );
         let arena = source.arena.map_or(Arena::None, |_| Arena::Some);
         let live = if source.ops.iter().any(|op| op.code.class() == Class::Call) {
-            analysis::live_after(source.ops, source.functions)
+            analysis::live_after(source.ops)
         } else {
             Vec::new()
         };

@@ -3,6 +3,8 @@
 //! by both engines, and random ones whose ends are compared.
 #![expect(clippy::duplicate_mod, reason = "the same tests for another engine")]
 
+mod engines;
+
 /// All tests for one engine.
 macro_rules! tests_of {
     ($engine:expr) => {
@@ -25,7 +27,7 @@ macro_rules! tests_of {
         #[path = "streams.rs"]
         mod streams;
         #[path = "support.rs"]
-        mod support;
+        pub(crate) mod support;
     };
 }
 
