@@ -97,8 +97,19 @@ fn has_code(op: &Op) -> bool {
     !fetching || !matches!(atomic(op).0, AtomicOp::Or | AtomicOp::And | AtomicOp::Xor)
 }
 
+/// Whether an operation needs no check and cannot fault: it is in the frame, and a word that an
+/// atomic changes is aligned.
+fn always_in_place(op: &Op) -> bool {
+    let aligned = op.off.rem_euclid(i32::from(op.size)) == 0;
+    base_of(op) == R10 && has_code(op) && (aligned || op.code.class() != Class::Atomic)
+}
+
 impl Emitter<'_> {
     pub(super) fn memory(&mut self, slot: u32, op: &Op) {
+        if always_in_place(op) {
+            self.access_at(op, Mem::Base(FRAME, op.off));
+            return;
+        }
         let resume = self.asm().new_dynamic_label();
         let what = RareKind::Access {
             resume,
@@ -130,7 +141,8 @@ impl Emitter<'_> {
     fn place(&mut self, op: &Op, rare: DynamicLabel) -> Option<(Mem, bool)> {
         let (base, off) = (base_of(op), op.off);
         if base == R10 {
-            return Some((Mem::Base(FRAME, off), false));
+            // What is left of these is the host's: see `always_in_place`.
+            return None;
         }
         if self.source.arena.is_some() && op.space == Space::Arena {
             let reg = NATIVE[usize::from(base)];
@@ -195,13 +207,7 @@ impl Emitter<'_> {
     fn check_alignment(&mut self, op: &Op, mem: Mem, rare: DynamicLabel) -> Mem {
         let mask = i8::try_from(op.size - 1).expect("8 bytes at most");
         match mem {
-            Mem::Base(_, disp) => {
-                // The frame is aligned, and the offset known.
-                if disp & i32::from(mask) != 0 {
-                    dynasm!(self.asm(); .arch x64; jmp =>rare);
-                }
-                mem
-            }
+            Mem::Base(..) => unreachable!("see `always_in_place`"),
             Mem::Index(base, index, disp) => {
                 // Windows and the heap are aligned.
                 if disp != 0 {

@@ -259,10 +259,12 @@ impl Emitter<'_> {
             self.op(at, &op);
         }
         self.rare_paths();
+        let shared = self.compiler.here();
         self.common_paths();
         ProgramCode {
             entry,
             functions,
+            shared,
             end: self.compiler.here(),
         }
     }
