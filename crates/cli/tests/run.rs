@@ -314,3 +314,21 @@ fn an_arena_limit_is_kept_and_reported() {
         assert!(refused.stderr.contains(part), "{}", refused.stderr);
     }
 }
+
+#[test]
+fn both_engines_give_the_same_results() {
+    for name in ["fifo", "vtime", "levels", "wild"] {
+        let path = object(name);
+        let [interpreted, compiled] = ["interp", "jit"].map(|engine| {
+            let run = harena(&[
+                "run", &path, "-d", "200ms", "--format", "json", "--engine", engine,
+            ]);
+            assert_eq!(run.code, 0, "{name}, {engine}: {}", run.stderr);
+            assert_eq!(run.stderr, "", "{name}, {engine}");
+            let mut results = json(&run);
+            results["wall_ns"] = 0.into();
+            results
+        });
+        assert_eq!(interpreted, compiled, "{name}");
+    }
+}

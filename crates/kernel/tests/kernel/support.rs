@@ -5,6 +5,7 @@ use harena_bpf::btf::Value;
 use harena_bpf::{GlobalValue, Object};
 use harena_kernel::{BpfScheduler, LoadError, LoadOptions};
 use harena_sim::{Outcome, SimConfig, Simulation, Workload, parse_topology};
+use harena_vm::Engine;
 
 /// The committed object `bpf/{name}.bpf.o`.
 pub(crate) fn object(name: &str) -> Object {
@@ -58,18 +59,36 @@ impl<'a> Run<'a> {
         self.go_with(|_| {})
     }
 
-    /// Runs it with other load options.
+    /// Runs it with other load options, in both engines, which must agree.
+    pub(crate) fn go_with(self, change: impl FnOnce(&mut LoadOptions)) -> (Outcome, BpfScheduler) {
+        let mut options = options(self.sets);
+        change(&mut options);
+        let interpreted = self.once(&LoadOptions {
+            engine: Engine::Interpreter,
+            ..options.clone()
+        });
+        let compiled = self.once(&LoadOptions {
+            engine: Engine::Jit,
+            ..options
+        });
+        assert_eq!(compiled.1.jit_refused(), None);
+        assert_eq!(interpreted.0.digest, compiled.0.digest);
+        assert_eq!(interpreted.0.exit, compiled.0.exit);
+        assert_eq!(interpreted.0.events, compiled.0.events);
+        assert_eq!(interpreted.1.insns(), compiled.1.insns());
+        assert_eq!(interpreted.1.violations(), compiled.1.violations());
+        assert_eq!(interpreted.1.abort(), compiled.1.abort());
+        compiled
+    }
+
     #[expect(
         clippy::large_stack_frames,
         reason = "a whole simulation, once per test"
     )]
-    pub(crate) fn go_with(self, change: impl FnOnce(&mut LoadOptions)) -> (Outcome, BpfScheduler) {
+    fn once(&self, options: &LoadOptions) -> (Outcome, BpfScheduler) {
         let topology = parse_topology(self.topology).unwrap();
-        let mut options = options(self.sets);
-        change(&mut options);
-        let (scheduler, image) =
-            BpfScheduler::load(object(self.name), &options, &topology).unwrap();
-        let mut config = SimConfig::new(topology, self.workload);
+        let (scheduler, image) = BpfScheduler::load(object(self.name), options, &topology).unwrap();
+        let mut config = SimConfig::new(topology, self.workload.clone());
         config.duration = Nanos::from_ms(self.ms);
         config.checks = harena_sim::CheckTier::Full;
         let mut simulation = Simulation::new(config, scheduler, image, None).unwrap();
