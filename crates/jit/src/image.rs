@@ -11,6 +11,20 @@ pub struct Source<'a> {
     pub functions: &'a [u32],
     /// What `addr_space_cast` to user addresses does, if the program has an arena.
     pub arena: Option<UserCast>,
+    /// What is proven of each memory operation; those of missing slots are checked.
+    pub proofs: &'a [Proof],
+}
+
+/// What is known of a memory operation before it runs.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Proof {
+    /// Nothing: it is checked.
+    #[default]
+    None,
+    /// It lies in the frame, so many bytes from r10.
+    Frame(i32),
+    /// It lies in a part of the heap that was handed out, and may be made there.
+    Heap,
 }
 
 impl<'a> Source<'a> {
@@ -21,6 +35,7 @@ impl<'a> Source<'a> {
             ops,
             functions: &[0],
             arena: None,
+            proofs: &[],
         }
     }
 }

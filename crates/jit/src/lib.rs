@@ -29,5 +29,5 @@ mod image;
 mod x86_64;
 
 pub use context::{BOUNDS_SIZE, BoundOf, Context, FRAMES_MAX, UNIT_SHIFT, bounds_offset, status};
-pub use image::{CodeImage, Fault, JitError, Line, ProgramCode, Source, UserCast};
+pub use image::{CodeImage, Fault, JitError, Line, ProgramCode, Proof, Source, UserCast};
 pub use x86_64::Compiler;

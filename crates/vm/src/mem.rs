@@ -266,6 +266,17 @@ impl GuestMem {
         offset % UNIT + len <= limit || self.reachable_over_units(offset, len)
     }
 
+    /// Whether all loads of a program from `len` bytes at `addr` are good, now and later: what was
+    /// handed out stays so.
+    pub(crate) fn loads_reach(&self, addr: u64, len: u64) -> bool {
+        self.reachable(addr, len, HEAP_START)
+    }
+
+    /// The same for stores.
+    pub(crate) fn stores_reach(&self, addr: u64, len: u64) -> bool {
+        self.reachable(addr, len, HEAP_WRITABLE)
+    }
+
     #[cold]
     fn reachable_over_units(&self, offset: u64, len: u64) -> bool {
         let end = offset + len;

@@ -3,13 +3,16 @@
 //! | question | answer |
 //! |---|---|
 //! | through which registers does a program reach its arena? | [`mark`] |
+//! | where does a memory operation go for certain? | [`bases`] |
 //! | which registers does it still need behind a call? | [`live_after`] |
 //! | what must be counted at once, where may execution arrive? | [`blocks`] |
 
+mod bases;
 mod blocks;
 mod live;
 mod space;
 
+pub use bases::{Base, bases};
 pub use blocks::{Arena, block_lengths as blocks};
 pub use live::{RegSet, live_after, reads, writes};
 pub use space::{Space, mark};

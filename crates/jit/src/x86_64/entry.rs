@@ -70,6 +70,7 @@ impl Emitter<'_> {
                 ; neg Rq(reg)
             ),
             Role::Arena => dynasm!(asm; .arch x64; mov Rq(reg), [Rq(CTX) + field!(arena)]),
+            Role::Delta => dynasm!(asm; .arch x64; mov Rq(reg), [Rq(CTX) + field!(heap_delta)]),
         }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! | base | access |
 //! |---|---|
-//! | r10, inside the frame (checked at decoding) | at the frame's host address |
+//! | r10, inside the frame (checked at decoding), or proven to be there | at the frame's host address |
+//! | proven to be handed out | base + (host - guest) |
 //! | an arena pointer | arena + low 32 bits + offset; an empty page faults, and the fault leads to the rare path |
 //! | anything else | the address is compared with the bound of its unit of the heap; else the rare path |
 //!
@@ -21,7 +22,7 @@ use super::alu::imm32;
 use super::role::Role;
 use super::{CTX, Emitter, FRAME, NATIVE, R10, RAX, RareKind, T0, T1};
 use crate::context::{BoundOf, UNIT_SHIFT, bounds_offset};
-use crate::image::Fault;
+use crate::image::{Fault, Proof};
 
 /// A memory operand.
 #[derive(Clone, Copy)]
@@ -67,7 +68,7 @@ fn size_log2(op: &Op) -> u8 {
 }
 
 /// The register that an operation goes through.
-fn base_of(op: &Op) -> u8 {
+pub(super) fn base_of(op: &Op) -> u8 {
     match op.code.class() {
         Class::Load => op.src,
         _ => op.dst,
@@ -97,17 +98,30 @@ fn has_code(op: &Op) -> bool {
     !fetching || !matches!(atomic(op).0, AtomicOp::Or | AtomicOp::And | AtomicOp::Xor)
 }
 
-/// Whether an operation needs no check and cannot fault: it is in the frame, and a word that an
-/// atomic changes is aligned.
-fn always_in_place(op: &Op) -> bool {
-    let aligned = op.off.rem_euclid(i32::from(op.size)) == 0;
-    base_of(op) == R10 && has_code(op) && (aligned || op.code.class() != Class::Atomic)
+/// Where an operation goes that needs no check and cannot fault: it is in the frame, and a word
+/// that an atomic changes is aligned.
+fn in_frame(op: &Op, proof: Proof) -> Option<Mem> {
+    let off = match proof {
+        Proof::Frame(off) => off,
+        Proof::None | Proof::Heap => Some(op.off).filter(|_| base_of(op) == R10)?,
+    };
+    let aligned = off.rem_euclid(i32::from(op.size)) == 0;
+    let good = has_code(op) && (aligned || op.code.class() != Class::Atomic);
+    good.then_some(Mem::Base(FRAME, off))
 }
 
 impl Emitter<'_> {
     pub(super) fn memory(&mut self, slot: u32, op: &Op) {
-        if always_in_place(op) {
-            self.access_at(op, Mem::Base(FRAME, op.off));
+        let proof = self.source.proofs.get(slot as usize).copied();
+        let proof = proof.unwrap_or_default();
+        if let Some(mem) = in_frame(op, proof) {
+            self.access_at(op, mem);
+            return;
+        }
+        if proof == Proof::Heap && op.code.class() != Class::Atomic {
+            let delta = self.role(Role::Delta, T0);
+            let base = NATIVE[usize::from(base_of(op))];
+            self.access_at(op, Mem::Index(base, delta, op.off));
             return;
         }
         let resume = self.asm().new_dynamic_label();
@@ -117,7 +131,7 @@ impl Emitter<'_> {
         };
         let rare = self.rare(slot, what);
         let index = self.rare.len() - 1;
-        match self.place(op, rare) {
+        match self.place(op, proof, rare) {
             Some((mem, may_fault)) if has_code(op) => {
                 let mem = match op.code.class() {
                     Class::Atomic => self.check_alignment(op, mem, rare),
@@ -138,10 +152,10 @@ impl Emitter<'_> {
     }
 
     /// Where the access goes, and whether it may fault; `None`: the host makes it.
-    fn place(&mut self, op: &Op, rare: DynamicLabel) -> Option<(Mem, bool)> {
+    fn place(&mut self, op: &Op, proof: Proof, rare: DynamicLabel) -> Option<(Mem, bool)> {
         let (base, off) = (base_of(op), op.off);
-        if base == R10 {
-            // What is left of these is the host's: see `always_in_place`.
+        if base == R10 || matches!(proof, Proof::Frame(_)) {
+            // What is left of these is the host's: see `in_frame`.
             return None;
         }
         if self.source.arena.is_some() && op.space == Space::Arena {
@@ -149,6 +163,12 @@ impl Emitter<'_> {
             dynasm!(self.asm(); .arch x64; mov Rd(T0), Rd(reg));
             let arena = self.role(Role::Arena, T1);
             return Some((Mem::Index(arena, T0, off), true));
+        }
+        if proof == Proof::Heap {
+            let reg = NATIVE[usize::from(base)];
+            dynasm!(self.asm(); .arch x64; mov Rq(T0), Rq(reg));
+            let delta = self.role(Role::Delta, T1);
+            return Some((Mem::Index(delta, T0, off), false));
         }
         Some((self.checked(op, rare), false))
     }
@@ -207,7 +227,7 @@ impl Emitter<'_> {
     fn check_alignment(&mut self, op: &Op, mem: Mem, rare: DynamicLabel) -> Mem {
         let mask = i8::try_from(op.size - 1).expect("8 bytes at most");
         match mem {
-            Mem::Base(..) => unreachable!("see `always_in_place`"),
+            Mem::Base(..) => unreachable!("see `in_frame`"),
             Mem::Index(base, index, disp) => {
                 // Windows and the heap are aligned.
                 if disp != 0 {

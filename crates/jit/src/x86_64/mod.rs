@@ -117,7 +117,7 @@ impl Compiler {
         let common = Common::new(asm);
         let mut emitter = Emitter {
             blocks: analysis::blocks(source.ops, source.functions, arena),
-            roles: Roles::choose(source.ops, source.arena.is_some()),
+            roles: Roles::choose(source),
             saved: used_saved(source.ops),
             compiler: self,
             source,

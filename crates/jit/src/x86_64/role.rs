@@ -1,9 +1,11 @@
 //! Constants of a run that code would like to have in registers.
 
 use harena_bpf::analysis::{self, RegSet, Space};
-use harena_bpf::code::{Class, Op};
+use harena_bpf::code::Class;
 
+use super::memory::base_of;
 use super::{NATIVE, R10};
+use crate::image::{Proof, Source};
 
 /// A constant of the run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -14,46 +16,47 @@ pub(super) enum Role {
     Start,
     /// Host address of the arena.
     Arena,
+    /// Host minus guest address of the heap.
+    Delta,
 }
 
+const COUNT: usize = 4;
+
 impl Role {
-    const ALL: [Self; 3] = [Self::Heap, Self::Start, Self::Arena];
+    const ALL: [Self; COUNT] = [Self::Heap, Self::Start, Self::Arena, Self::Delta];
 }
 
 /// Which machine register holds which constant; the others are read from the context.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Roles {
-    places: [Option<u8>; 3],
-    /// Those that a call of the host destroys.
-    volatile: [bool; 3],
+    places: [Option<u8>; COUNT],
 }
 
 impl Roles {
     /// Gives the registers that the program does not use to the constants it uses most.
-    pub(super) fn choose(ops: &[Op], has_arena: bool) -> Self {
+    pub(super) fn choose(source: &Source<'_>) -> Self {
+        let ops = source.ops;
         let mut used = RegSet::of(0);
-        let mut uses = [0u32; 3];
-        for op in ops {
+        let mut uses = [0u32; COUNT];
+        for (slot, op) in ops.iter().enumerate() {
             used = used.with(analysis::reads(op)).with(analysis::writes(op));
-            for role in roles_of(op, has_arena) {
+            for role in roles_of(source, slot) {
                 uses[*role as usize] += 1;
             }
         }
         let calls = ops.iter().any(|op| op.code.class() == Class::Call);
-        // Registers that survive calls first; the others cost a load behind each call.
+        // Calls destroy the registers of arguments.
         let saved = (6..10).filter(|reg| !used.has(*reg));
         let volatile = (1..6).filter(|reg| !used.has(*reg) && !calls);
         let mut free = saved.chain(volatile);
         let mut order = Role::ALL;
         order.sort_by_key(|role| core::cmp::Reverse(uses[*role as usize]));
         let mut roles = Self {
-            places: [None; 3],
-            volatile: [false; 3],
+            places: [None; COUNT],
         };
         for role in order.into_iter().filter(|role| uses[*role as usize] > 0) {
             let Some(reg) = free.next() else { break };
             roles.places[role as usize] = Some(NATIVE[usize::from(reg)]);
-            roles.volatile[role as usize] = reg < 6;
         }
         roles
     }
@@ -73,15 +76,16 @@ impl Roles {
 }
 
 /// The constants that an operation needs.
-fn roles_of(op: &Op, has_arena: bool) -> &'static [Role] {
-    let base = match op.code.class() {
-        Class::Load => op.src,
-        Class::Store | Class::Atomic => op.dst,
-        _ => return &[],
-    };
-    match (base, op.space) {
-        (R10, _) => &[],
-        (_, Space::Arena) if has_arena => &[Role::Arena],
-        _ => &[Role::Heap, Role::Start],
+fn roles_of(source: &Source<'_>, slot: usize) -> &'static [Role] {
+    let op = &source.ops[slot];
+    if !matches!(op.code.class(), Class::Load | Class::Store | Class::Atomic) {
+        return &[];
+    }
+    let proof = source.proofs.get(slot).copied().unwrap_or_default();
+    match (base_of(op), op.space, proof) {
+        (R10, _, _) | (_, _, Proof::Frame(_)) => &[],
+        (_, Space::Arena, _) if source.arena.is_some() => &[Role::Arena],
+        (_, _, Proof::Heap) => &[Role::Delta],
+        (_, _, Proof::None) => &[Role::Heap, Role::Start],
     }
 }

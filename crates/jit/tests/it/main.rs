@@ -5,10 +5,10 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use harena_bpf::analysis;
+use harena_bpf::analysis::{self, Arena, Base};
 use harena_bpf::code::{Code, OpCode, decode};
 use harena_bpf::isa::{asm, disasm_one};
-use harena_jit::{CodeImage, Compiler, ProgramCode, Source, UserCast};
+use harena_jit::{CodeImage, Compiler, ProgramCode, Proof, Source, UserCast};
 use iced_x86::{Decoder, DecoderOptions, Formatter as _, NasmFormatter};
 
 const DASHES: &str = "--------\n";
@@ -17,6 +17,7 @@ const DASHES: &str = "--------\n";
 struct Case {
     text: String,
     has_arena: bool,
+    is_proven: bool,
     whole: bool,
 }
 
@@ -26,6 +27,7 @@ impl Case {
         Self {
             text: text.to_owned(),
             has_arena: header.contains("arena"),
+            is_proven: header.contains("proven"),
             whole: header.contains("whole"),
         }
     }
@@ -47,9 +49,15 @@ fn compile(case: &Case) -> (Vec<String>, Code, ProgramCode, CodeImage) {
     if case.has_arena {
         analysis::mark(&mut code.ops, &functions, &[0]);
     }
+    let proofs = if case.is_proven {
+        proofs(&code, &functions)
+    } else {
+        Vec::new()
+    };
     let mut compiler = Compiler::new();
     let program = compiler.add(&Source {
         functions: &functions,
+        proofs: &proofs,
         arena: case.has_arena.then_some(UserCast::AddHigh),
         ..Source::new(&code.ops)
     });
@@ -57,6 +65,18 @@ fn compile(case: &Case) -> (Vec<String>, Code, ProgramCode, CodeImage) {
     let names =
         (0..insns.len()).map(|slot| disasm_one(&insns[slot..]).map_or(String::new(), |d| d.text));
     (names.collect(), code, program, image)
+}
+
+/// Every context and every constant address is good.
+fn proofs(code: &Code, functions: &[u32]) -> Vec<Proof> {
+    let blocks = analysis::blocks(&code.ops, functions, Arena::None);
+    let bases = analysis::bases(&code.ops, &blocks, functions);
+    let proofs = bases.into_iter().map(|base| match base {
+        Base::Unknown => Proof::None,
+        Base::Frame(off) => Proof::Frame(i32::try_from(off).expect("small")),
+        Base::Context(_) | Base::Address(_) => Proof::Heap,
+    });
+    proofs.collect()
 }
 
 /// The machine code, with each operation in front of what it became.

@@ -132,7 +132,7 @@ pub(crate) fn call_function(
     let base = vm.frames.len();
     push_frame(vm, start)?;
     let native = program.executable.native.as_ref();
-    let result = match native.and_then(|native| native.function(start)) {
+    let result = match native.and_then(|native| native.function(&vm.mem, start, args[0])) {
         Some(function) => native::run(vm, host, program, function, args),
         None => interp::run(vm, host, program, start, interp::entry(args)),
     };

@@ -24,7 +24,7 @@ const ARENA_PAGES: u32 = 8;
 /// Bytes of the array map's one value.
 const VALUE_SIZE: u32 = 4096 + 40;
 /// Bytes of the context.
-const CONTEXT_SIZE: u64 = 256;
+const CONTEXT_SIZE: u64 = 4096 + 64;
 
 /// xorshift64*: the same numbers everywhere.
 struct Random(u64);

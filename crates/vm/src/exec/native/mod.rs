@@ -14,6 +14,8 @@
 mod activation;
 #[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
 mod memory;
+#[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
+mod proofs;
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
 pub(crate) use mapped::{Native, compile};
@@ -52,10 +54,13 @@ mod mapped {
 
     use harena_abi::bpf::BPF_F_NO_USER_CONV;
     use harena_arena::{CompiledCode, ExtableEntry};
+    use harena_bpf::analysis::Arena;
     use harena_jit::{CodeImage, Compiler, ProgramCode, Source, UserCast};
 
     use super::JitRefused;
     use super::memory::ExecMemory;
+    use super::proofs::{self, ContextUse};
+    use crate::mem::GuestMem;
     use crate::program::Program;
     use crate::vm::Vm;
 
@@ -72,6 +77,7 @@ mod mapped {
     pub(crate) struct Native {
         image: Arc<Image>,
         code: ProgramCode,
+        context: ContextUse,
     }
 
     /// A function of a program, to be run.
@@ -84,8 +90,12 @@ mod mapped {
     }
 
     impl Native {
-        /// The function that starts at a slot.
-        pub(crate) fn function(&self, slot: u32) -> Option<Function> {
+        /// The function that starts at a slot, if its code may be run with this r1: a program
+        /// relies on its context being as long as it needs it.
+        pub(crate) fn function(&self, mem: &GuestMem, slot: u32, r1: u64) -> Option<Function> {
+            if slot == 0 && !self.context.fits(mem, r1) {
+                return None;
+            }
             let offset = self.code.function(slot)?;
             let start = self.image.memory.address();
             Some(Function {
@@ -98,19 +108,23 @@ mod mapped {
     /// Gives programs their machine code.
     pub(crate) fn compile(vm: &Vm, programs: &mut [Program]) -> Result<(), JitRefused> {
         let mut compiler = Compiler::new();
-        let codes: Vec<ProgramCode> = programs
+        let codes: Vec<(ProgramCode, ContextUse)> = programs
             .iter()
             .map(|program| add(vm, program, &mut compiler))
             .collect();
         let image = Arc::new(map(&compiler.finish()?)?);
-        for (program, code) in programs.iter_mut().zip(codes) {
+        for (program, (code, context)) in programs.iter_mut().zip(codes) {
             let image = Arc::clone(&image);
-            program.executable.native = Some(Native { image, code });
+            program.executable.native = Some(Native {
+                image,
+                code,
+                context,
+            });
         }
         Ok(())
     }
 
-    fn add(vm: &Vm, program: &Program, compiler: &mut Compiler) -> ProgramCode {
+    fn add(vm: &Vm, program: &Program, compiler: &mut Compiler) -> (ProgramCode, ContextUse) {
         let mut functions: Vec<u32> = program.linked.funcs.iter().map(|f| f.start).collect();
         functions.push(0);
         functions.sort_unstable();
@@ -123,11 +137,16 @@ mod mapped {
                 UserCast::ClearHigh
             }
         });
-        compiler.add(&Source {
-            ops: &program.executable.code.ops,
+        let ops = &program.executable.code.ops;
+        let has_arena = arena.map_or(Arena::None, |_| Arena::Some);
+        let (proofs, context) = proofs::proofs(&vm.mem, ops, &functions, has_arena);
+        let code = compiler.add(&Source {
+            ops,
             functions: &functions,
             arena,
-        })
+            proofs: &proofs,
+        });
+        (code, context)
     }
 
     fn map(image: &CodeImage) -> Result<Image, JitRefused> {
@@ -163,6 +182,7 @@ mod refused {
     use super::JitRefused;
     use crate::error::Abort;
     use crate::host::Host;
+    use crate::mem::GuestMem;
     use crate::program::Program;
     use crate::vm::Vm;
 
@@ -175,7 +195,7 @@ mod refused {
     pub(crate) enum Function {}
 
     impl Native {
-        pub(crate) fn function(&self, _slot: u32) -> Option<Function> {
+        pub(crate) fn function(&self, _mem: &GuestMem, _slot: u32, _r1: u64) -> Option<Function> {
             match *self {}
         }
     }

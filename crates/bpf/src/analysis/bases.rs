@@ -1,0 +1,257 @@
+//! What the pointers of memory operations are, as far as it is certain.
+//!
+//! Forward over basic blocks. A register is the frame pointer, the context or a constant
+//! address, each plus a number, or it is unknown. Only registers are followed: a store through
+//! a pointer that nobody knows may hit any spilled value, and what is concluded here replaces
+//! a check, so it must hold for hostile programs too.
+//!
+//! | what | becomes |
+//! |---|---|
+//! | `r10`, `r1` of the entry, `ldimm64` | known |
+//! | a copy of it, with a constant added | known |
+//! | what two paths leave different | unknown |
+//! | anything else, and all but r6 to r9 behind a call | unknown |
+#![cfg_attr(
+    not(test),
+    expect(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        reason = "slot numbers of a slice that is there; registers below 11"
+    )
+)]
+
+use crate::analysis::live::{RegSet, writes};
+use crate::code::{Class, Op, OpCode};
+
+/// What a pointer is.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Base {
+    /// Nobody knows.
+    #[default]
+    Unknown,
+    /// So many bytes from r10.
+    Frame(i64),
+    /// So many bytes from the r1 that the program was entered with at slot 0.
+    Context(i64),
+    /// This number.
+    Address(u64),
+}
+
+impl Base {
+    fn plus(self, bytes: i64) -> Self {
+        // Beyond that no access is proven anyway.
+        const FAR: i64 = 1 << 32;
+        let near = |offset: i64| offset.checked_add(bytes).filter(|sum| sum.abs() < FAR);
+        match self {
+            Self::Unknown => Self::Unknown,
+            Self::Frame(offset) => near(offset).map_or(Self::Unknown, Self::Frame),
+            Self::Context(offset) => near(offset).map_or(Self::Unknown, Self::Context),
+            Self::Address(address) => Self::Address(address.wrapping_add_signed(bytes)),
+        }
+    }
+}
+
+const REG_COUNT: usize = 11;
+type State = [Base; REG_COUNT];
+
+fn unknown() -> State {
+    let mut state = [Base::Unknown; REG_COUNT];
+    state[10] = Base::Frame(0);
+    state
+}
+
+struct Bases<'a> {
+    ops: &'a [Op],
+    /// Operations of the block that begins at each slot, else 0.
+    blocks: &'a [u32],
+    /// Before each block that is reached.
+    before: Vec<Option<State>>,
+    work: Vec<usize>,
+    /// Where the address of each memory operation is, its offset included.
+    found: Vec<Base>,
+}
+
+/// Where each memory operation goes: what its base register is, plus its offset. `blocks` are
+/// the program's (see [`crate::analysis::blocks`]); `functions` the first slots of its
+/// functions, which may be entered with anything in their registers.
+#[must_use]
+pub fn bases(ops: &[Op], blocks: &[u32], functions: &[u32]) -> Vec<Base> {
+    assert_eq!(ops.len(), blocks.len());
+    let mut bases = Bases {
+        ops,
+        blocks,
+        before: vec![None; ops.len()],
+        work: Vec::new(),
+        found: vec![Base::Unknown; ops.len()],
+    };
+    let mut entry = unknown();
+    entry[1] = Base::Context(0);
+    bases.reach(0, &entry);
+    for start in functions.iter().filter(|start| **start != 0) {
+        bases.reach(*start as usize, &unknown());
+    }
+    while let Some(block) = bases.work.pop() {
+        bases.block(block);
+    }
+    bases.found
+}
+
+impl Bases<'_> {
+    /// Control reaches a block with this state.
+    fn reach(&mut self, block: usize, state: &State) {
+        let Some(before) = self.before.get_mut(block) else {
+            return;
+        };
+        let Some(known) = before else {
+            *before = Some(*state);
+            self.work.push(block);
+            return;
+        };
+        let mut joined = *known;
+        for (mine, theirs) in joined.iter_mut().zip(state) {
+            if *mine != *theirs {
+                *mine = Base::Unknown;
+            }
+        }
+        if joined != *known {
+            *known = joined;
+            self.work.push(block);
+        }
+    }
+
+    /// Goes through a block, and on to those behind it.
+    fn block(&mut self, start: usize) {
+        let Some(mut state) = self.before[start] else {
+            return;
+        };
+        let mut slot = start;
+        for _ in 1..self.blocks[start] {
+            self.step(slot, &mut state);
+            slot = self.behind(slot);
+        }
+        self.step(slot, &mut state);
+        let op = self.ops[slot];
+        let target = op.off.cast_unsigned() as usize;
+        match op.code.class() {
+            Class::Exit | Class::End => return,
+            Class::Jump => return self.reach(target, &state),
+            Class::Branch => self.reach(target, &state),
+            Class::CallFunction => self.reach(target, &unknown()),
+            Class::AluK | Class::AluX | Class::Move | Class::Set | Class::Call => {}
+            Class::CastToKernel | Class::CastToUser => {}
+            Class::Load | Class::Store | Class::Atomic => {}
+        }
+        let next = self.behind(slot);
+        self.reach(next, &state);
+    }
+
+    /// The slot behind an operation.
+    fn behind(&self, slot: usize) -> usize {
+        slot + if self.ops[slot].code == OpCode::LdImm64 {
+            2
+        } else {
+            1
+        }
+    }
+
+    fn step(&mut self, slot: usize, state: &mut State) {
+        let op = self.ops[slot];
+        let (dst, src) = (usize::from(op.dst), usize::from(op.src));
+        match op.code.class() {
+            Class::Load => self.found[slot] = state[src].plus(op.off.into()),
+            Class::Store => self.found[slot] = state[dst].plus(op.off.into()),
+            Class::Atomic => {
+                self.found[slot] = state[dst].plus(op.off.into());
+                state[src] = Base::Unknown;
+                state[0] = Base::Unknown;
+                // Nothing writes r10; a plain atomic may have it as its operand.
+                state[10] = Base::Frame(0);
+                return;
+            }
+            Class::Call | Class::CallFunction => {
+                state[..6].fill(Base::Unknown);
+                return;
+            }
+            Class::AluK | Class::AluX | Class::Move | Class::Set => {}
+            Class::CastToKernel | Class::CastToUser | Class::Jump | Class::Branch => {}
+            Class::Exit | Class::End => {}
+        }
+        if writes(&op) != RegSet::NONE {
+            state[dst] = written(&op, state);
+        }
+    }
+}
+
+/// What an operation leaves in its destination.
+fn written(op: &Op, state: &State) -> Base {
+    let (dst, src) = (state[usize::from(op.dst)], state[usize::from(op.src)]);
+    match (op.code, src) {
+        (OpCode::Mov64X, _) => src,
+        (OpCode::LdImm64 | OpCode::Mov64K, _) => Base::Address(op.imm),
+        (OpCode::Mov32K, _) => Base::Address(op.imm & 0xffff_ffff),
+        (OpCode::Add64K, _) => dst.plus(op.imm.cast_signed()),
+        (OpCode::Sub64K, _) => dst.plus(op.imm.cast_signed().wrapping_neg()),
+        (OpCode::Add64X, Base::Address(number)) => dst.plus(number.cast_signed()),
+        _ => Base::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::{Arena, blocks};
+    use crate::code::decode;
+    use crate::isa::asm;
+
+    fn found(text: &str, functions: &[u32]) -> Vec<Base> {
+        let code = decode(&asm(text).unwrap()).unwrap();
+        let blocks = blocks(&code.ops, functions, Arena::None);
+        let found = bases(&code.ops, &blocks, functions);
+        let memory = code.ops.iter().zip(found).filter(|(op, _)| {
+            matches!(op.code.class(), Class::Load | Class::Store | Class::Atomic)
+        });
+        memory.map(|(_, base)| base).collect()
+    }
+
+    #[test]
+    fn pointers_are_followed_through_copies_and_constants() {
+        let text = "r6 = r1; r2 = r10; r2 += -16; r0 = *(u64 *)(r6 + 8); *(u64 *)(r2 + 4) = 1
+            r3 = 0x123456789a ll; r3 += 2; r0 = *(u8 *)(r3 + 1); r4 = r3; r4 += r0
+            r0 = *(u8 *)(r4 + 0); call 5; r0 = *(u64 *)(r6 + 0); r0 = *(u64 *)(r1 + 0); exit";
+        assert_eq!(
+            found(text, &[0]),
+            [
+                Base::Context(8),
+                Base::Frame(-12),
+                Base::Address(0x12_3456_789d),
+                Base::Unknown,
+                Base::Context(0),
+                Base::Unknown,
+            ]
+        );
+    }
+
+    #[test]
+    fn paths_that_differ_leave_nothing_known() {
+        let text = "r2 = r1; again: r0 = *(u64 *)(r2 + 0); r2 += 8; if r0 != 0 goto again; exit";
+        assert_eq!(found(text, &[0]), [Base::Unknown]);
+        let text =
+            "if r1 == 0 goto a; r2 = r10; goto b; a: r2 = r10; b: r0 = *(u64 *)(r2 - 8); exit";
+        assert_eq!(found(text, &[0]), [Base::Frame(-8)]);
+    }
+
+    #[test]
+    fn a_function_knows_nothing_of_its_arguments() {
+        let text = "r6 = r1; call f; r0 = *(u64 *)(r6 + 0); exit; f: r0 = *(u64 *)(r1 + 0); exit";
+        assert_eq!(found(text, &[0, 4]), [Base::Context(0), Base::Unknown]);
+        // The first function may call itself.
+        let text = "r0 = *(u64 *)(r1 + 0); r1 = 5; call -3; exit";
+        assert_eq!(found(text, &[0]), [Base::Unknown]);
+    }
+
+    #[test]
+    fn what_an_atomic_returns_is_unknown() {
+        let text = "r2 = r10; lock *(u64 *)(r2 - 8) += r2; r0 = *(u64 *)(r2 - 8); exit";
+        assert_eq!(found(text, &[0]), [Base::Frame(-8), Base::Unknown]);
+    }
+}
