@@ -10,6 +10,8 @@ mod allocation;
 mod chaining;
 mod children;
 mod common;
+#[cfg(target_arch = "x86_64")]
+mod compiled;
 mod creation;
 mod edges;
 mod examples;
