@@ -60,7 +60,7 @@ pub(crate) struct RunArgs {
     pub(crate) settings: Vec<String>,
 
     /// How to execute the scheduler's programs; results are the same
-    #[arg(long, value_enum, default_value_t = EngineName::Interp)]
+    #[arg(long, value_enum, default_value_t = EngineName::Jit)]
     pub(crate) engine: EngineName,
 
     /// How to print the report

@@ -1,4 +1,4 @@
-//! BPF execution: address space, interpreter, maps, helpers, kfuncs, streams, timers.
+//! BPF execution: address space, engines, maps, helpers, kfuncs, streams, timers.
 //!
 //! ```text
 //! LinkedObject ──Vm::load──► programs, maps, struct_ops ──Vm::run(prog, args, host)──► r0
@@ -7,10 +7,13 @@
 //! ```
 //!
 //! A program can reach guest memory ([`GuestMem`]) and nothing else, proven or not: every
-//! access is compared against it. What a verifier would have refused ends the run with an
-//! [`Abort`]; a bad *access* is contained, reported as a [`Violation`], and passed over.
+//! access is compared against it, or proven. What a verifier would have refused ends the run
+//! with an [`Abort`]; a bad *access* is contained, reported as a [`Violation`], and passed over.
 //!
-//! `unsafe` lives in `mem.rs` and nowhere else.
+//! Programs are executed by an interpreter, the reference, or as machine code ([`Engine`]),
+//! with equal results.
+//!
+//! `unsafe` lives in `mem.rs` and `exec/native`, and nowhere else.
 //!
 //! ```
 //! use harena_vm::{Access, GuestMem, Region};
