@@ -64,7 +64,9 @@ struct Bases<'a> {
     ops: &'a [Op],
     /// Operations of the block that begins at each slot, else 0.
     blocks: &'a [u32],
-    /// Before each block that is reached.
+    /// Number of the block that begins at each slot, among blocks.
+    numbers: Vec<u32>,
+    /// Before each block that is reached, by its number.
     before: Vec<Option<State>>,
     work: Vec<usize>,
     /// Where the address of each memory operation is, its offset included.
@@ -77,17 +79,26 @@ struct Bases<'a> {
 #[must_use]
 pub fn bases(ops: &[Op], blocks: &[u32], functions: &[u32]) -> Vec<Base> {
     assert_eq!(ops.len(), blocks.len());
+    let mut count = 0u32;
+    let numbers = blocks.iter().map(|len| {
+        let number = count;
+        count += u32::from(*len != 0);
+        number
+    });
+    let numbers = numbers.collect();
     let mut bases = Bases {
         ops,
         blocks,
-        before: vec![None; ops.len()],
+        numbers,
+        before: vec![None; count as usize],
         work: Vec::new(),
         found: vec![Base::Unknown; ops.len()],
     };
     let mut entry = unknown();
     entry[1] = Base::Context(0);
     bases.reach(0, &entry);
-    for start in functions.iter().filter(|start| **start != 0) {
+    let inside = |start: &&u32| **start != 0 && (**start as usize) < ops.len();
+    for start in functions.iter().filter(inside) {
         bases.reach(*start as usize, &unknown());
     }
     while let Some(block) = bases.work.pop() {
@@ -99,9 +110,8 @@ pub fn bases(ops: &[Op], blocks: &[u32], functions: &[u32]) -> Vec<Base> {
 impl Bases<'_> {
     /// Control reaches a block with this state.
     fn reach(&mut self, block: usize, state: &State) {
-        let Some(before) = self.before.get_mut(block) else {
-            return;
-        };
+        assert_ne!(self.blocks[block], 0, "control arrives at blocks only");
+        let before = &mut self.before[self.numbers[block] as usize];
         let Some(known) = before else {
             *before = Some(*state);
             self.work.push(block);
@@ -121,7 +131,7 @@ impl Bases<'_> {
 
     /// Goes through a block, and on to those behind it.
     fn block(&mut self, start: usize) {
-        let Some(mut state) = self.before[start] else {
+        let Some(mut state) = self.before[self.numbers[start] as usize] else {
             return;
         };
         let mut slot = start;

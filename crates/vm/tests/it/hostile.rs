@@ -9,7 +9,7 @@ use harena_vm::{
     AbortCause, ContextSet, RunArgs, ViolationKind, Vm, VmConfig, VmLoadError, layout,
 };
 
-use super::support::{config, Bench, KFUNCS, RUN_AGAIN, SLEEPS, map, object, program};
+use super::support::{config, Bench, KFUNCS, RUN_AGAIN, SLEEPS, map, object, program, PANICS, TestHost};
 
 fn abort(text: &str) -> AbortCause {
     let config = VmConfig {
@@ -509,4 +509,26 @@ fn operations_on_large_maps_do_not_go_over_all_elements() {
     let keys = bench.vm.map_keys(bench.loaded.maps[0]);
     assert_eq!(keys.len(), 100_000);
     assert!(!keys.contains(&Box::from(200_000u32.to_le_bytes())));
+}
+
+#[test]
+fn a_panic_of_the_host_reaches_who_runs_the_program() {
+    let text = format!("call f; exit; f: r6 = 5; r1 = 0x77; call kfunc {PANICS}; exit");
+    let mut bench = Bench::new(&text, Vec::new());
+    let run = std::panic::AssertUnwindSafe(|| bench.try_run(0));
+    let panic = std::panic::catch_unwind(run).expect_err("the kfunc panics");
+    assert_eq!(panic.downcast_ref::<String>().unwrap(), "kfunc 0x77");
+}
+
+#[test]
+fn functions_that_are_not_there_are_not_entered() {
+    let mut prog = program("main", "r0 = 7; exit");
+    let mut far = prog.funcs[0].clone();
+    far.start = 1 << 20;
+    prog.funcs.push(far);
+    let mut vm = Vm::new(config(1)).unwrap();
+    let loaded = vm.load(&object(vec![prog], Vec::new()), KFUNCS).unwrap();
+    let args = RunArgs::new(KernAddr::NULL);
+    let result = vm.run(loaded.programs[0], &args, &mut TestHost::default());
+    assert_eq!(result.unwrap().ret, 7);
 }

@@ -22,6 +22,7 @@ pub(crate) const SLEEPS: u32 = 4;
 pub(crate) const NULLABLE: u32 = 5;
 pub(crate) const READ_AND_RUN: u32 = 6;
 pub(crate) const TOUCH: u32 = 7;
+pub(crate) const PANICS: u32 = 8;
 
 /// Kfuncs of the test host.
 pub(crate) const KFUNCS: &[KfuncDesc] = &[
@@ -36,6 +37,7 @@ pub(crate) const KFUNCS: &[KfuncDesc] = &[
     kfunc(NULLABLE, "test_nullable", &[KfuncArg::ArenaNullable]),
     kfunc(READ_AND_RUN, "test_read_and_run", &[KfuncArg::Arena]),
     kfunc(TOUCH, "test_touch", &[]),
+    kfunc(PANICS, "test_panics", &[]),
 ];
 
 const fn kfunc(id: u32, name: &'static str, args: &'static [KfuncArg]) -> KfuncDesc {
@@ -93,6 +95,7 @@ impl Host for TestHost {
             }
             SLEEPS => Ok(7),
             NULLABLE => Ok(args[0]),
+            PANICS => panic!("kfunc {:#x}", args[0]),
             _ => Err(call.host_error("no such kfunc")),
         }
     }

@@ -127,6 +127,8 @@ mod mapped {
     fn add(vm: &Vm, program: &Program, compiler: &mut Compiler) -> (ProgramCode, ContextUse) {
         let mut functions: Vec<u32> = program.linked.funcs.iter().map(|f| f.start).collect();
         functions.push(0);
+        // What type information says of functions is the file's claim.
+        functions.retain(|start| *start < program.len);
         functions.sort_unstable();
         functions.dedup();
         let arena = program.arena.map(|map| {
