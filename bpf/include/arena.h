@@ -18,6 +18,3 @@ void __arena *bpf_arena_alloc_pages(void *map, void __arena *addr, u32 page_cnt,
 				    u64 flags) __ksym __weak;
 void bpf_arena_free_pages(void *map, void __arena *ptr, u32 page_cnt) __ksym __weak;
 int bpf_arena_reserve_pages(void *map, void __arena *ptr, u32 page_cnt) __ksym __weak;
-// Small objects: 8 to 4096 bytes in powers of two, more by the page. From any context.
-void __arena *bpf_arena_alloc(void *map, u32 size) __ksym __weak;
-void bpf_arena_free(void *map, void __arena *ptr) __ksym __weak;

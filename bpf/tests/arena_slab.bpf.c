@@ -3,9 +3,10 @@
 // arena_slab: small objects, and frees that are refused. These kfuncs are younger than the kernels
 // that the other arena tests are compared with.
 #include "arena_test.h"
+#include "arena_objects.h"
 
-struct node {
-	struct node __arena *next;
+struct list_item {
+	struct list_item __arena *next;
 	u64 value;
 };
 
@@ -13,7 +14,7 @@ struct node {
 SEC("syscall")
 int build_list(struct arena_ctx *ctx)
 {
-	struct node __arena *head = NULL, *node;
+	struct list_item __arena *head = NULL, *node;
 	u64 sum = 0;
 	u32 i;
 

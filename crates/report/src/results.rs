@@ -246,7 +246,8 @@ pub struct Violation {
     /// The function in it.
     pub function: String,
     /// `arena` (the program touched an empty page), `host` (a kfunc did, through the
-    /// program's pointer) or `wild` (the pointer leads to no memory of the scheduler's).
+    /// program's pointer), `wild` (the pointer leads to no memory of the scheduler's) or `free`
+    /// (what was freed is no object of the arena).
     pub kind: String,
     /// `READ` or `WRITE`.
     pub access: String,

@@ -309,6 +309,7 @@ fn write_violation(out: &mut String, v: &Violation) -> fmt::Result {
         "arena" => "of an empty arena page",
         "host" => "of an empty arena page by a kfunc",
         "wild" => "through a wild pointer",
+        "free" => "to free what is no object of the arena",
         other => &escape(other),
     };
     write!(

@@ -15,6 +15,8 @@ use crate::host::{Call, ContextSet, Host, KfuncArg, KfuncDesc, Sleepable};
 use crate::program::{ProgId, Program};
 use crate::vm::Vm;
 
+mod slab;
+
 /// First number of the engine's own kfuncs; a host's lie below.
 pub const GENERIC_KFUNC_BASE: u32 = 1 << 24;
 
@@ -57,6 +59,8 @@ generic_kfuncs! {
         "void bpf_arena_free_pages(void *p__map, void *ptr__ign, u32 page_cnt)";
     bpf_arena_reserve_pages arena_reserve_pages,
         "int bpf_arena_reserve_pages(void *p__map, void *ptr__ign, u32 page_cnt)";
+    bpf_arena_alloc slab::arena_alloc, "void *bpf_arena_alloc(void *p__map, u32 size)";
+    bpf_arena_free slab::arena_free, "void bpf_arena_free(void *p__map, void *ptr__ign)";
     bpf_iter_num_new iter_num_new,
         "int bpf_iter_num_new(struct bpf_iter_num *it, int start, int end)";
     bpf_iter_num_next iter_num_next, "int *bpf_iter_num_next(struct bpf_iter_num *it)";
@@ -257,13 +261,13 @@ fn u32_of(arg: u64) -> u32 {
     s32(arg).cast_unsigned()
 }
 
-/// The user address of the pages, or NULL.
 /// Any node, as a program passes it: -1.
 const NUMA_NO_NODE: u32 = u32::MAX;
 /// The kernel's `MAX_NUMNODES`: no machine has a node of this number or beyond.
 const NODES_MAX: u32 = 1024;
 
-/// The node is a wish that costs nothing here, but one that cannot be is refused.
+/// The user address of the pages, or NULL. The node is a wish that costs nothing here, but one
+/// that cannot be is refused.
 fn arena_alloc_pages(ctx: &mut Ctx<'_>, [map, addr, count, node, flags]: [u64; 5]) -> Answer {
     let arena = arena(ctx, map)?;
     let node = u32_of(node);

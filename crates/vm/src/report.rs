@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use std::ops::Range;
 use std::sync::Arc;
 
-use harena_abi::Cpu;
+use harena_abi::{Cpu, UserAddr};
+use harena_arena::SlabFreeError;
 use harena_arena_fault::{Access, Report};
 
 use crate::error::access_word;
@@ -76,7 +77,8 @@ pub(crate) fn host_faults(vm: &mut Vm, host: &dyn Host, program: &Program) -> u6
         match Site::of(vm, &report) {
             Some(site) => {
                 let what = (ViolationKind::Host, report.access);
-                record(vm, host, &site, what, report.address.raw());
+                record(vm, &site, what, report.address.raw());
+                write_fault(vm, host, &site, report.access, report.address.raw());
             }
             None if vm.foreign_reports.len() < FOREIGN_MAX => vm.foreign_reports.push(report),
             None => vm.reports_dropped += 1,
@@ -96,16 +98,28 @@ pub(crate) fn violation(
     address: u64,
 ) {
     let site = Site::here(vm, host, program);
-    record(vm, host, &site, what, address);
+    record(vm, &site, what, address);
+    if what.0 != ViolationKind::Wild {
+        write_fault(vm, host, &site, what.1, address);
+    }
 }
 
-fn record(
+/// Records that a program freed what is no object of its arena.
+pub(crate) fn bad_free(
     vm: &mut Vm,
     host: &dyn Host,
-    site: &Site,
-    (kind, access): (ViolationKind, Access),
-    address: u64,
+    program: &Program,
+    address: UserAddr,
+    refused: SlabFreeError,
 ) {
+    let site = Site::here(vm, host, program);
+    let what = (ViolationKind::Free, Access::Write);
+    record(vm, &site, what, address.raw());
+    let headline = format!("ERROR: Arena free of {address}: {refused}");
+    write_report(vm, host, &site, || headline);
+}
+
+fn record(vm: &mut Vm, site: &Site, (kind, access): (ViolationKind, Access), address: u64) {
     let insn = site.insn(vm);
     let program = &*site.program;
     vm.violations.add((program.id, insn), kind, access, || {
@@ -123,9 +137,19 @@ fn record(
             count: 1,
         }
     });
-    if kind == ViolationKind::Wild {
-        return;
-    }
+}
+
+/// The report of a fault on an arena, in the kernel's layout.
+fn write_fault(vm: &mut Vm, host: &dyn Host, site: &Site, access: Access, address: u64) {
+    let word = access_word(access);
+    write_report(vm, host, site, || {
+        format!("ERROR: Arena {word} access at unmapped address {address:#x}")
+    });
+}
+
+/// Writes a report to the program's stderr stream.
+fn write_report(vm: &mut Vm, host: &dyn Host, site: &Site, headline: impl FnOnce() -> String) {
+    let program = &*site.program;
     let stderr = &mut vm.streams[program.id.index()].stderr;
     if stderr.overflowed() {
         // In a storm of faults, text that nobody will read is not written.
@@ -133,27 +157,23 @@ fn record(
         vm.reports_dropped += 1;
         return;
     }
-    let text = arena_report(vm, host, site, access, address);
+    let text = report_text(vm, host, site, &headline());
     let full = vm.streams[program.id.index()].stderr.push(text);
     vm.reports_dropped += u64::from(full.is_err());
 }
 
-/// The report of a fault on an arena, in the kernel's layout.
-fn arena_report(vm: &Vm, host: &dyn Host, site: &Site, access: Access, address: u64) -> String {
+/// A report: what happened, who ran where, and how it came there.
+fn report_text(vm: &Vm, host: &dyn Host, site: &Site, headline: &str) -> String {
     let mut text = String::new();
     let task = host.current();
-    let word = access_word(access);
-    let written = writeln!(
-        text,
-        "ERROR: Arena {word} access at unmapped address {address:#x}"
-    )
-    .and_then(|()| {
-        let (cpu, uid, pid) = (site.cpu, task.uid, task.pid);
-        writeln!(text, "CPU: {cpu} UID: {uid} PID: {pid} Comm: {}", task.comm)
-    })
-    .and_then(|()| writeln!(text, "Call trace:"))
-    .and_then(|()| call_trace(vm, site, &mut text))
-    .and_then(|()| writeln!(text));
+    let written = writeln!(text, "{headline}")
+        .and_then(|()| {
+            let (cpu, uid, pid) = (site.cpu, task.uid, task.pid);
+            writeln!(text, "CPU: {cpu} UID: {uid} PID: {pid} Comm: {}", task.comm)
+        })
+        .and_then(|()| writeln!(text, "Call trace:"))
+        .and_then(|()| call_trace(vm, site, &mut text))
+        .and_then(|()| writeln!(text));
     written.expect("writing to a string succeeds");
     text
 }

@@ -23,6 +23,8 @@ pub enum ViolationKind {
     /// A program's access through a pointer that leads to no guest memory, or a store to
     /// frozen memory.
     Wild,
+    /// A free of what is no object of the program's arena.
+    Free,
 }
 
 impl fmt::Display for ViolationKind {
@@ -31,6 +33,7 @@ impl fmt::Display for ViolationKind {
             Self::Arena => "arena",
             Self::Host => "host",
             Self::Wild => "wild",
+            Self::Free => "free",
         })
     }
 }

@@ -134,3 +134,98 @@ fn struct_ops_programs_are_walked_in_member_order_until_a_result() {
     });
     assert_eq!((stopped, count), (Some(-22), 2));
 }
+
+// ---- small objects ------------------------------------------------------------------------
+
+struct Slab {
+    vm: Vm,
+    object: LinkedObject,
+    progs: Vec<harena_vm::ProgId>,
+    ctx: harena_abi::KernAddr,
+}
+
+impl Slab {
+    fn new() -> Self {
+        let object = link("arena_slab");
+        let mut vm = Vm::new(config(2)).expect("address space");
+        let progs = vm.load(&object, KFUNCS).expect("loads").programs;
+        let ctx = vm.mem().alloc(Region::Contexts, CTX_SIZE, 8).expect("room");
+        Self {
+            vm,
+            object,
+            progs,
+            ctx,
+        }
+    }
+
+    /// Runs a program; its return value, and the first of the words it leaves.
+    fn run(&mut self, name: &str, word: u64) -> (u64, Vec<u64>) {
+        let index = self.object.programs.iter().position(|p| p.name == name);
+        let prog = self.progs[index.expect("it is there")];
+        self.vm.write_args(self.ctx, &[word]).expect("room");
+        let mut host = TestHost::default();
+        let ret = self.vm.run(prog, &RunArgs::new(self.ctx), &mut host);
+        let out = (4..10u64).map(|word| {
+            let at = self.ctx.checked_add(word * 8).expect("inside");
+            self.vm.mem().read_u64(at).expect("the context")
+        });
+        (ret.expect("ends").ret, out.collect())
+    }
+
+    fn stderr(&mut self, name: &str) -> String {
+        let index = self.object.programs.iter().position(|p| p.name == name);
+        let prog = self.progs[index.expect("it is there")];
+        self.vm.drain_stream(prog, StreamId::Stderr)
+    }
+}
+
+#[test]
+fn a_program_builds_a_list_of_small_objects_and_frees_it() {
+    let mut slab = Slab::new();
+    // Three times as many nodes of 16 bytes as the arena's 64 pages can hold at once.
+    for _ in 0..100 {
+        let (ret, out) = slab.run("build_list", 500);
+        assert_eq!((ret, out[1]), (0, 499 * 500 / 2));
+    }
+    assert_eq!(slab.vm.violations().len(), 0);
+}
+
+#[test]
+fn objects_are_aligned_and_what_cannot_be_is_null() {
+    let (ret, out) = Slab::new().run("sizes", 0);
+    assert_eq!(ret, 0);
+    assert_eq!(out, [0, 0, 0, 0, u64::MAX, u64::MAX]);
+}
+
+#[test]
+fn page_free_leaves_small_objects_alone() {
+    let mut slab = Slab::new();
+    let (ret, out) = slab.run("page_free", 0);
+    assert_eq!((ret, out[0]), (0, 7));
+    assert_eq!(slab.vm.violations().len(), 0);
+}
+
+#[test]
+fn bad_frees_are_reported_and_do_nothing() {
+    let mut slab = Slab::new();
+    let (ret, out) = slab.run("bad_frees", 0);
+    assert_eq!((ret, out[0]), (0, 7));
+    let found = slab.vm.violations();
+    assert!(found.iter().all(|v| v.kind == harena_vm::ViolationKind::Free));
+    assert_eq!(found.iter().map(|v| v.count).sum::<u64>(), 5);
+    let text = slab.stderr("bad_frees");
+    let reports: Vec<&str> = text.lines().filter(|l| l.starts_with("ERROR")).collect();
+    let ends = [
+        "offset 0x8, inside an object of 64 bytes",
+        "where nothing was allocated",
+        "offset 0x32000, where nothing was allocated",
+        "which is not in the arena's window",
+        "offset 0x0, which is free already",
+    ];
+    assert_eq!(reports.len(), ends.len(), "{text}");
+    for (report, end) in reports.iter().zip(ends) {
+        assert!(report.starts_with("ERROR: Arena free of 0x100"), "{report}");
+        assert!(report.ends_with(end), "{report}");
+    }
+    assert!(text.contains("bad_frees+0x"), "{text}");
+}
