@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use harena_abi::Nanos;
 
+use crate::failures::{self, Failing};
 use crate::{duration, size, status};
 
 /// Runs sched_ext schedulers that are compiled to BPF, on a simulated machine.
@@ -54,6 +55,11 @@ pub(crate) struct RunArgs {
     /// page allocations give NULL [default: all of the arena]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     pub(crate) arena_limit: Option<u64>,
+
+    /// Make page allocations of the scheduler's arena fail on purpose: 5 (the fifth), 5+ (and all
+    /// after it), every:100, or 1/1000 (at random, by the seed); the core's own are counted too
+    #[arg(long, value_name = "WHICH", value_parser = failures::parse)]
+    pub(crate) arena_fail: Option<Failing>,
 
     /// Set a global variable or an `ops` member before the run; may be repeated
     #[arg(long = "set", value_name = "NAME=VALUE")]

@@ -11,6 +11,7 @@
 
 mod args;
 mod duration;
+mod failures;
 mod inspect;
 mod object;
 mod output;

@@ -8,12 +8,14 @@ use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use harena_arena::FailedAllocs;
 use harena_bpf::GlobalValue;
 use harena_scx::Topology;
 use harena_sim::{SimConfig, Workload};
 use harena_vm::Engine;
 
 use crate::args::{EngineName, Format, InspectArgs, RunArgs};
+use crate::failures::Failing;
 
 /// Larger files are no objects, workloads or topologies, and would only fill the memory.
 const FILE_SIZE_MAX: u64 = 64 << 20;
@@ -92,6 +94,8 @@ pub(crate) struct RunPlan {
     pub(crate) settings: Vec<Setting>,
     /// Bytes that the arena may have in use.
     pub(crate) arena_limit: Option<u64>,
+    /// Allocations of the arena that fail on purpose.
+    pub(crate) arena_fail: FailedAllocs,
     /// How programs are executed.
     pub(crate) engine: Engine,
     /// How to report.
@@ -123,6 +127,16 @@ impl RunPlan {
             sim,
             settings,
             arena_limit: args.arena_limit,
+            arena_fail: match args.arena_fail {
+                None => FailedAllocs::None,
+                Some(Failing::Nth(number)) => FailedAllocs::Nth(number),
+                Some(Failing::From(number)) => FailedAllocs::From(number),
+                Some(Failing::Every(count)) => FailedAllocs::Every(count),
+                Some(Failing::OneIn(count)) => FailedAllocs::OneIn {
+                    count,
+                    seed: args.seed,
+                },
+            },
             engine: match args.engine {
                 EngineName::Interp => Engine::Interpreter,
                 EngineName::Jit => Engine::Jit,

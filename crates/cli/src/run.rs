@@ -68,6 +68,7 @@ fn prepare(plan: &RunPlan) -> Result<Box<Simulation<BpfScheduler>>, Failure> {
         sets: object::settings(&object, &plan.settings),
         hz: plan.sim.hz,
         arena_limit: plan.arena_limit,
+        arena_fail: plan.arena_fail,
         engine: plan.engine,
         ..LoadOptions::default()
     };
@@ -215,6 +216,7 @@ fn arena(scheduler: &BpfScheduler) -> ArenaUse {
         faults_recovered: own.sum::<u64>() + arena.faults_recovered,
         limit_pages: arena.pages_limit.into(),
         reports_dropped: arena.reports_dropped,
+        allocs_failed: arena.allocs_failed,
     }
 }
 

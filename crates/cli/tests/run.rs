@@ -278,6 +278,38 @@ fn keys_of_a_workload_without_effect_are_noted() {
 }
 
 #[test]
+fn allocations_fail_on_purpose_as_the_seed_decides() {
+    let run = |which: &str, seed: &str| {
+        let options = ["--arena-fail", which, "--seed", seed];
+        let fixed = ["run", "-d", "50ms", "--format", "json"];
+        harena(&[&fixed[..], &options[..]].concat())
+    };
+    // The arena's globals, the core's cmasks, and one of `levels`' own at a task's start.
+    for (which, code, part) in [
+        ("1", 2, "allocation 1 was injected to fail"),
+        ("2", 43, "scx_root_enable() failed (-12)"),
+        ("3", 43, "ops.init_task() failed (-12)"),
+        ("3+", 43, "ops.init_task() failed (-12)"),
+    ] {
+        let failed = run(which, "0");
+        assert_eq!(failed.code, code, "{which}: {}", failed.stderr);
+        assert!(failed.stderr.contains(part), "{which}: {}", failed.stderr);
+        if code == 43 {
+            assert!(json(&failed)["arena"]["allocs_failed"].as_u64() >= Some(1));
+        }
+    }
+    // Beyond the last one nothing changes.
+    let beyond = json(&run("1000000", "0"));
+    assert_eq!(beyond["digest"], json(&run("1/1000000", "0"))["digest"]);
+    assert_eq!(beyond["arena"]["allocs_failed"], 0);
+    let [one, two] = ["7", "7"].map(|seed| run("1/2", seed));
+    assert_eq!((one.code, &one.stderr), (two.code, &two.stderr));
+    let refused = run("none", "0");
+    assert_eq!(refused.code, 2);
+    assert!(refused.stderr.contains("try 5, 5+"), "{}", refused.stderr);
+}
+
+#[test]
 fn an_arena_limit_is_kept_and_reported() {
     let free = json(&harena(&["run", "-d", "50ms", "--format", "json"]));
     let arena = &free["arena"];

@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use harena_abi::{Errno, scx};
+use harena_arena::FailedAllocs;
 use harena_bpf::{GlobalError, GlobalValue, LinkError, LinkedObject, Object, StructOps};
 use harena_scx::{Form, Image, Op, OpsConfig, Topology};
 use harena_vm::{
@@ -43,6 +44,8 @@ pub struct LoadOptions {
     pub insn_budget: Option<u64>,
     /// Bytes of its arena that the scheduler may use; `None` is all of it.
     pub arena_limit: Option<u64>,
+    /// Allocations of its arena that fail on purpose.
+    pub arena_fail: FailedAllocs,
     /// How programs are executed; results are the same.
     pub engine: Engine,
 }
@@ -55,6 +58,7 @@ impl Default for LoadOptions {
             hz: 1000,
             insn_budget: None,
             arena_limit: None,
+            arena_fail: FailedAllocs::None,
             engine: Engine::default(),
         }
     }
@@ -190,6 +194,7 @@ fn machine(nr_cpus: u32, options: &LoadOptions) -> Result<Vm, VmCreateError> {
     let mut config = VmConfig::new(nr_cpus);
     config.insn_budget = options.insn_budget.unwrap_or(config.insn_budget);
     config.arena_limit = options.arena_limit;
+    config.arena_fail = options.arena_fail;
     config.engine = options.engine;
     Vm::new(config)
 }

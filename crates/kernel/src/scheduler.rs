@@ -39,6 +39,8 @@ pub struct ArenaUse {
     pub faults_recovered: u64,
     /// Reports of faults that are in no stream, for want of room.
     pub reports_dropped: u64,
+    /// Page allocations that failed on purpose.
+    pub allocs_failed: u64,
 }
 
 /// Why a global variable has no value.
@@ -135,6 +137,7 @@ impl BpfScheduler {
             pages_limit: arena.spec().page_limit(),
             faults_recovered: arena.faults_recovered(),
             reports_dropped: self.vm.reports_dropped(),
+            allocs_failed: arena.injected_failures(),
         })
     }
 

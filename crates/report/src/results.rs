@@ -236,6 +236,8 @@ pub struct ArenaUse {
     pub limit_pages: u64,
     /// Reports of such accesses that found no room in the program's stream or on the way there.
     pub reports_dropped: u64,
+    /// Page allocations that failed on purpose.
+    pub allocs_failed: u64,
 }
 
 /// One kind of misdeed at one place.

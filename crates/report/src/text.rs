@@ -274,6 +274,10 @@ impl Results {
             if a.reports_dropped > 0 {
                 write!(out, ", {} dropped", plural(a.reports_dropped, "report"))?;
             }
+            if a.allocs_failed > 0 {
+                let failed = plural(a.allocs_failed, "allocation");
+                write!(out, ", {failed} failed on purpose")?;
+            }
             if a.limit_pages < a.max_pages {
                 write!(out, ", limit {}", plural(a.limit_pages, "page"))?;
             }

@@ -127,6 +127,7 @@ fn results() -> Results {
             faults_recovered: 0,
             limit_pages: 65_536,
             reports_dropped: 0,
+            allocs_failed: 0,
         },
         violations: Vec::new(),
     }
@@ -343,7 +344,8 @@ fn a_limit_and_dropped_reports_are_shown_if_there_are_any() {
     let mut r = results();
     r.arena.limit_pages = 100;
     r.arena.reports_dropped = 1_234;
+    r.arena.allocs_failed = 1;
     let expected = "arena       12 of 65,536 pages in use, 0 faults recovered, \
-        1,234 reports dropped, limit 100 pages\n";
+        1,234 reports dropped, 1 allocation failed on purpose, limit 100 pages\n";
     assert!(r.to_text().contains(expected), "{}", r.to_text());
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use harena_abi::KernAddr;
-use harena_arena::Report;
+use harena_arena::{FailedAllocs, Report};
 use harena_bpf::{LinkedObject, MapIndex};
 
 use crate::error::{Abort, AbortCause, OutOfGuestMemory, Place, VmCreateError, VmLoadError};
@@ -43,6 +43,8 @@ pub struct VmConfig {
     pub insn_budget: u64,
     /// Bytes of pages that each arena may have in use; `None` is all of it.
     pub arena_limit: Option<u64>,
+    /// Page allocations of each arena that fail on purpose.
+    pub arena_fail: FailedAllocs,
     /// How programs are executed.
     pub engine: Engine,
 }
@@ -55,6 +57,7 @@ impl VmConfig {
             nr_cpus,
             insn_budget: INSN_BUDGET_DEFAULT,
             arena_limit: None,
+            arena_fail: FailedAllocs::None,
             engine: Engine::Interpreter,
         }
     }

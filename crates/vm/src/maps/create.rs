@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use harena_abi::{ArenaOffset, Errno, PAGE_SIZE, UserAddr};
-use harena_arena::{Arena, ArenaSpec};
+use harena_arena::{Arena, ArenaSpec, Injection};
 use harena_bpf::{Contents, LinkedMap};
 
 use super::ringbuf::RingBuf;
@@ -96,7 +96,7 @@ fn storage(mem: &GuestMem, map: &Map, config: &VmConfig) -> Result<Storage, VmLo
             Storage::RingBuf(RingBuf::new(data, entries))
         }
         MapKind::Arena => Storage::Arena {
-            slot: create_arena(mem, map, config.arena_limit)?,
+            slot: create_arena(mem, map, config)?,
         },
     })
 }
@@ -106,11 +106,7 @@ const ARENA_USER_BASE: u64 = 1 << 44;
 
 /// Creates an arena and, where `map_extra` does not, fixes its user window, as the loader's
 /// `mmap` does.
-fn create_arena(
-    mem: &GuestMem,
-    map: &Map,
-    byte_limit: Option<u64>,
-) -> Result<ArenaSlot, VmLoadError> {
+fn create_arena(mem: &GuestMem, map: &Map, config: &VmConfig) -> Result<ArenaSlot, VmLoadError> {
     let spec = &map.spec;
     let refuse = |errno, reason: String| VmLoadError::Map {
         map: spec.name.clone(),
@@ -123,7 +119,7 @@ fn create_arena(
         max_entries: spec.max_entries,
         map_flags: spec.map_flags,
         map_extra: spec.map_extra,
-        byte_limit,
+        byte_limit: config.arena_limit,
     };
     let slot = mem.create_arena(&arena_spec).map_err(|error| {
         let errno = match &error {
@@ -133,6 +129,10 @@ fn create_arena(
         refuse(errno, error.to_string())
     })?;
     let arena = mem.arena(slot).expect("just created");
+    arena.inject(&Injection {
+        allocs: config.arena_fail,
+        ..Injection::default()
+    });
     if arena.user_vm_start().is_none() {
         let start = UserAddr::new(ARENA_USER_BASE + (u64::from(map.id.raw()) << 33));
         let placed = arena.set_user_window(start);
