@@ -74,7 +74,7 @@ struct ArenaWords<'a> {
 
 impl Words for ArenaWords<'_> {
     fn address(self, index: u32) -> u64 {
-        self.arena.user_addr(self.first.index(index).offset()).raw()
+        self.first.index(index).user_addr(self.arena).raw()
     }
 
     fn write(self, index: u32, value: u64) {

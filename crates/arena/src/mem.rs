@@ -59,6 +59,11 @@ struct Unaligned<T>(T);
 /// The last offset at which any value ends inside the upper guard.
 const LAST: u64 = WINDOW_SIZE + HALF_GUARD - 8;
 
+#[cold]
+const fn last() -> u64 {
+    LAST
+}
+
 /// A typed place in an arena. Holding one proves nothing about what lies there.
 ///
 /// It is the arena's window and an offset into that or into its upper guard, so that no
@@ -93,8 +98,21 @@ impl<'a, T: Plain> ArenaPtr<'a, T> {
         self.further(u64::from(count) * size_of::<T>() as u64)
     }
 
+    /// As [`ArenaPtr::index`], of a place that lies in the window: an `ArenaSlice` has shown that
+    /// when it was made, so that a loop over it is plain loads.
+    #[inline]
+    fn inside(self, count: u32) -> Self {
+        let bytes = u64::from(count) * size_of::<T>() as u64;
+        let offset = self.offset.wrapping_add(bytes);
+        debug_assert!(offset <= WINDOW_SIZE, "a slice lies in the window");
+        Self { offset, ..self }
+    }
+
+    #[inline]
     fn further(self, bytes: u64) -> Self {
-        let offset = (self.offset + bytes).min(LAST);
+        let sum = self.offset.wrapping_add(bytes);
+        // A branch, which is foreseen, rather than a minimum, which every access would wait for.
+        let offset = if sum > LAST { last() } else { sum };
         Self { offset, ..self }
     }
 
@@ -225,6 +243,17 @@ impl<'a, T: Plain> ArenaPtr<'a, T> {
 }
 
 impl<'a> ArenaPtr<'a, u64> {
+    /// The word that holds this place, for accesses of the slab allocator: its objects are
+    /// aligned. (A volatile store of any alignment goes through a temporary on the stack.)
+    #[inline]
+    pub(crate) fn aligned(self) -> &'a AtomicU64 {
+        let offset = self.offset & !7;
+        // SAFETY: as in `read`, the word lies in the arena, which outlives the borrow; the window
+        // begins at a page, so that the word is aligned; all concurrent accesses are atomic or
+        // volatile ones.
+        unsafe { AtomicU64::from_ptr(Self { offset, ..self }.host()) }
+    }
+
     /// Reads the pointer that a program or a user stored here, and goes where it points: only
     /// its low 32 bits count, as for the program. `None` if it is NULL.
     #[must_use]

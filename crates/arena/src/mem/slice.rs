@@ -120,7 +120,7 @@ impl<'a, T: Plain> ArenaSlice<'a, T> {
     /// outside the slice.
     #[must_use]
     pub fn get(self, index: u32) -> Option<ArenaPtr<'a, T>> {
-        (index < self.len).then(|| self.first.index(index))
+        (index < self.len).then(|| self.first.inside(index))
     }
 
     /// The place of a value. Panics outside the slice.
@@ -128,7 +128,7 @@ impl<'a, T: Plain> ArenaSlice<'a, T> {
     pub fn index(self, index: u32) -> ArenaPtr<'a, T> {
         let Self { first, len } = self;
         assert!(index < len, "index {index} of an arena slice of {len}");
-        first.index(index)
+        first.inside(index)
     }
 
     /// Reads a value. Panics outside the slice.
@@ -147,7 +147,7 @@ impl<'a, T: Plain> ArenaSlice<'a, T> {
     pub fn part(self, range: Range<u32>) -> Option<Self> {
         let len = range.end.checked_sub(range.start)?;
         (range.end <= self.len).then(|| Self {
-            first: self.first.index(range.start),
+            first: self.first.inside(range.start),
             len,
         })
     }
@@ -164,7 +164,7 @@ impl<'a, T: Plain> ArenaSlice<'a, T> {
         let mut at = self.first;
         for to in to {
             *to = at.read();
-            at = at.index(1);
+            at = at.inside(1);
         }
     }
 
@@ -174,7 +174,7 @@ impl<'a, T: Plain> ArenaSlice<'a, T> {
         let mut at = self.first;
         for value in from {
             at.write(*value);
-            at = at.index(1);
+            at = at.inside(1);
         }
     }
 
@@ -183,7 +183,7 @@ impl<'a, T: Plain> ArenaSlice<'a, T> {
         let mut at = self.first;
         for _ in 0..self.len {
             at.write(value);
-            at = at.index(1);
+            at = at.inside(1);
         }
     }
 }
@@ -216,7 +216,7 @@ impl<T: Plain> Iterator for ArenaIter<'_, T> {
         let ArenaSlice { first, len } = self.rest;
         let len = len.checked_sub(1)?;
         self.rest = ArenaSlice {
-            first: first.index(1),
+            first: first.inside(1),
             len,
         };
         Some(first.read())

@@ -91,7 +91,7 @@ impl<'a> SlabCache<'a> {
     #[inline]
     fn pop(&mut self, class: Class) -> Option<ArenaOffset> {
         let at = self.bins.pop(class)?;
-        self.memory.at(at).write(0);
+        self.memory.at(at).aligned().store(0, Ordering::Relaxed);
         Some(at)
     }
 
@@ -100,12 +100,12 @@ impl<'a> SlabCache<'a> {
     #[inline]
     fn push(&mut self, at: ArenaOffset) -> Option<()> {
         let class = self.pages.tag(at)?.class_of_mine(self.slot, at)?;
-        let word = self.memory.at(at);
-        if word.read() == mark(at) {
+        let word = self.memory.at(at).aligned();
+        if word.load(Ordering::Relaxed) == mark(at) {
             return None;
         }
         self.bins.push(class, at)?;
-        word.write(mark(at));
+        word.store(mark(at), Ordering::Relaxed);
         Some(())
     }
 
@@ -208,7 +208,10 @@ impl<'a> SlabCache<'a> {
         let number = self.pages.number(page);
         for object in 0..class.objects() {
             let at = page.offset().wrapping_add(object * class.size());
-            self.memory.at(at).write(mark(at));
+            self.memory
+                .at(at)
+                .aligned()
+                .store(mark(at), Ordering::Relaxed);
         }
         self.pages.info(number).install(class);
         self.pages.tag_of(number).store(Tag::Slab(self.slot, class));
@@ -410,7 +413,10 @@ impl<'a> SlabCache<'a> {
             pushed.expect("there is room");
             self.settle_dying();
         }
-        self.memory.at(at).write(mark(at));
+        self.memory
+            .at(at)
+            .aligned()
+            .store(mark(at), Ordering::Relaxed);
         Ok(())
     }
 
@@ -425,13 +431,13 @@ impl<'a> SlabCache<'a> {
         let info = self.pages.info(page);
         // The owner's magazine cannot be looked at from here, so a mark counts as such: a
         // program that writes one into an object of its own loses it to other CPUs' frees.
-        let word = self.memory.at(at);
-        if word.read() == mark(at) {
+        let word = self.memory.at(at).aligned();
+        if word.load(Ordering::Relaxed) == mark(at) {
             return Err(SlabFreeError::DoubleFree { at });
         }
         // Before it is given back: from then on the owner may hand it out, and a mark would look
         // like a free of what is somebody else's.
-        word.write(mark(at));
+        word.store(mark(at), Ordering::Relaxed);
         if !info.give_back(object) {
             return Err(SlabFreeError::DoubleFree { at });
         }
