@@ -80,8 +80,11 @@ pub struct CodeId(u16);
 #[derive(Debug)]
 pub struct Registry {
     slots: [Slot; ARENAS_MAX],
+    /// Slots from here on were never used: handlers look at the others only.
+    slots_end: AtomicUsize,
     /// Compiled code: the "user view" of such a slot is the code itself.
     codes: [Slot; CODES_MAX],
+    codes_end: AtomicUsize,
     pub(crate) threads: ThreadTable,
     /// The action that faults of others are forwarded to.
     pub saved: SavedAction,
@@ -127,7 +130,9 @@ impl Registry {
     pub(crate) const fn new() -> Self {
         Self {
             slots: [const { Slot::new() }; ARENAS_MAX],
+            slots_end: AtomicUsize::new(0),
             codes: [const { Slot::new() }; CODES_MAX],
+            codes_end: AtomicUsize::new(0),
             threads: ThreadTable::new(),
             saved: SavedAction::new(),
             saved_bus: SavedAction::new(),
@@ -138,6 +143,7 @@ impl Registry {
     pub fn publish(&self, host_start: usize, payload: *mut ()) -> Option<ArenaId> {
         self.slots.iter().zip(0u16..).find_map(|(slot, number)| {
             let generation = slot.publish(host_start, payload)?;
+            note_used(&self.slots_end, number);
             Some(ArenaId {
                 slot: number,
                 generation,
@@ -150,6 +156,7 @@ impl Registry {
     pub fn publish_view(&self, start: usize, size: usize, payload: *mut ()) -> Option<ArenaId> {
         self.slots.iter().zip(0u16..).find_map(|(slot, number)| {
             let generation = slot.publish_view(start, size, payload)?;
+            note_used(&self.slots_end, number);
             Some(ArenaId {
                 slot: number,
                 generation,
@@ -199,7 +206,7 @@ impl Registry {
     /// The slot whose user view, of the kind asked for, holds `address`.
     pub fn pin_user_view(&self, address: usize, of: ViewOf) -> Option<Pin<'_>> {
         let holds = |slot: &Slot| slot.view_of() == of && slot.user_offset(address).is_some();
-        self.slots
+        used(&self.slots, &self.slots_end)
             .iter()
             .filter(|slot| holds(slot))
             .find_map(|slot| {
@@ -217,6 +224,7 @@ impl Registry {
             .iter()
             .zip(0u16..)
             .find(|(slot, _)| slot.publish(start, payload).is_some())?;
+        note_used(&self.codes_end, number);
         slot.user_start.store(start, Ordering::Relaxed);
         // Release: who sees the size sees the start; pairs with `user_offset`.
         slot.user_size.store(len, Ordering::Release);
@@ -239,7 +247,7 @@ impl Registry {
 
     /// The compiled code that holds the instruction at `pc`, pinned, and the offset in it.
     pub fn pin_code(&self, pc: usize) -> Option<(Pin<'_>, usize)> {
-        self.codes
+        used(&self.codes, &self.codes_end)
             .iter()
             .filter(|slot| slot.user_offset(pc).is_some())
             .find_map(|slot| {
@@ -270,6 +278,18 @@ impl Registry {
     fn slot(&self, id: ArenaId) -> Option<&Slot> {
         self.slots.get(usize::from(id.slot))
     }
+}
+
+/// Notes that the slot with this number is used.
+fn note_used(end: &AtomicUsize, number: u16) {
+    // Release: whoever runs on what was published comes after this; pairs with `used`.
+    end.fetch_max(usize::from(number).saturating_add(1), Ordering::Release);
+}
+
+/// The slots that were ever used.
+fn used<'a>(slots: &'a [Slot], end: &AtomicUsize) -> &'a [Slot] {
+    // Acquire: pairs with `note_used`.
+    slots.get(..end.load(Ordering::Acquire)).unwrap_or(slots)
 }
 
 impl Slot {
