@@ -58,7 +58,8 @@
 //! **Processes.** A child made by fork has no arena: its calls fail, its touches crash, and the
 //! parent's memory is out of its reach. Spawning and exec are free of side effects.
 //!
-//! `unsafe` lives in `sys` (mappings, signals) and `mem` (typed access) only.
+//! `unsafe` lives in `sys` (mappings, signals) and `mem` (typed access) only; [`CompiledCode`]
+//! declares one `unsafe fn`, whose promises are its caller's.
 
 #![deny(unsafe_code)]
 
