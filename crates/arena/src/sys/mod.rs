@@ -68,6 +68,10 @@ pub(crate) enum Uninstalled {
     /// It is gone.
     Gone,
     /// Another handler is on top.
+    #[cfg_attr(
+        any(not(target_os = "linux"), miri, shuttle),
+        expect(dead_code, reason = "there are no other handlers without signals")
+    )]
     NotOnTop,
     /// An arena is alive.
     Needed,

@@ -662,7 +662,9 @@ mod watched {
             let outcome = match classify(&REGISTRY, thread_key(), fault) {
                 Action::Forward | Action::Program(_) => Outcome::Forward,
                 Action::Recover(host) => shared(host.arena.payload()).recover(&host),
-                Action::UserTouch { arena, offset } => shared(arena.payload()).user_touch(offset),
+                Action::UserTouch { arena, offset } => {
+                    shared(arena.payload()).user_touch(thread_key(), offset)
+                }
                 // There is one process.
                 Action::RemoteTouch { .. } => Outcome::Forward,
             };
