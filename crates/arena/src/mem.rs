@@ -16,7 +16,7 @@
 
 use core::fmt;
 use core::marker::PhantomData;
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
 use harena_abi::{ArenaOffset, Errno, PAGE_SIZE, PageIndex, UserAddr};
 #[cfg(not(shuttle))]
@@ -27,6 +27,7 @@ use crate::arena::Arena;
 #[cfg(not(shuttle))]
 use crate::slab::{PageInfo, PageTag};
 
+mod atomic;
 mod slice;
 #[cfg(unix)]
 mod user;
@@ -267,74 +268,7 @@ impl<'a> ArenaPtr<'a, u64> {
     }
 }
 
-macro_rules! atomic {
-    ($int:ty, $atomic:ty) => {
-        /// Atomic operations; `None` if the place is not aligned for them.
-        impl ArenaPtr<'_, $int> {
-            fn atomic<R>(self, operation: impl FnOnce(&$atomic) -> R) -> Option<R> {
-                let host = self.host();
-                if !host.is_aligned() {
-                    return None;
-                }
-                // SAFETY: aligned, and in the arena (as in `read`), which outlives the operation;
-                // all concurrent accesses are atomic or volatile ones.
-                let place = unsafe { <$atomic>::from_ptr(host) };
-                Some(operation(place))
-            }
-
-            /// Atomic load. As in the standard library, it panics for `Release` and `AcqRel`.
-            #[must_use]
-            pub fn load(self, order: Ordering) -> Option<$int> {
-                self.atomic(|place| place.load(order))
-            }
-
-            /// Atomic store. As in the standard library, it panics for `Acquire` and `AcqRel`.
-            #[must_use]
-            pub fn store(self, value: $int, order: Ordering) -> Option<()> {
-                self.atomic(|place| place.store(value, order))
-            }
-
-            /// Atomic exchange; gives the old value.
-            #[must_use]
-            pub fn swap(self, value: $int, order: Ordering) -> Option<$int> {
-                self.atomic(|place| place.swap(value, order))
-            }
-
-            /// Atomic addition; gives the old value.
-            #[must_use]
-            pub fn fetch_add(self, value: $int, order: Ordering) -> Option<$int> {
-                self.atomic(|place| place.fetch_add(value, order))
-            }
-
-            /// Atomic and; gives the old value.
-            #[must_use]
-            pub fn fetch_and(self, value: $int, order: Ordering) -> Option<$int> {
-                self.atomic(|place| place.fetch_and(value, order))
-            }
-
-            /// Atomic or; gives the old value.
-            #[must_use]
-            pub fn fetch_or(self, value: $int, order: Ordering) -> Option<$int> {
-                self.atomic(|place| place.fetch_or(value, order))
-            }
-
-            /// Atomic compare and exchange; gives the old value, which tells of success.
-            #[must_use]
-            pub fn compare_exchange(self, old: $int, new: $int) -> Option<$int> {
-                self.atomic(|place| {
-                    // AcqRel: a full exchange, as the programs' own atomics are.
-                    place
-                        .compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire)
-                        .unwrap_or_else(|seen| seen)
-                })
-            }
-        }
-    };
-}
-atomic!(u8, AtomicU8);
-atomic!(u16, AtomicU16);
-atomic!(u32, AtomicU32);
-atomic!(u64, AtomicU64);
+atomic::operations!(ArenaPtr);
 
 /// A copy that would touch an empty page, or leave the window.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]

@@ -5,7 +5,6 @@
 
 use core::fmt;
 use core::marker::PhantomData;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use harena_abi::UserAddr;
 
@@ -55,6 +54,10 @@ impl<T: Plain> UserPtr<'_, T> {
         UserAddr::new(self.place.addr() as u64)
     }
 
+    fn host(self) -> *mut T {
+        self.place
+    }
+
     /// Reads the value with one volatile load (of any alignment).
     #[must_use]
     pub fn read(self) -> T {
@@ -73,50 +76,4 @@ impl<T: Plain> UserPtr<'_, T> {
     }
 }
 
-macro_rules! atomic {
-    ($int:ty, $atomic:ty) => {
-        /// Atomic operations; `None` if the place is not aligned for them.
-        impl UserPtr<'_, $int> {
-            fn atomic<R>(self, operation: impl FnOnce(&$atomic) -> R) -> Option<R> {
-                if !self.place.is_aligned() {
-                    return None;
-                }
-                // SAFETY: aligned, and in the view (as in `read`), which outlives the operation;
-                // all concurrent accesses are atomic or volatile ones.
-                let place = unsafe { <$atomic>::from_ptr(self.place) };
-                Some(operation(place))
-            }
-
-            /// Atomic load.
-            #[must_use]
-            pub fn load(self, order: Ordering) -> Option<$int> {
-                self.atomic(|place| place.load(order))
-            }
-
-            /// Atomic store.
-            #[must_use]
-            pub fn store(self, value: $int, order: Ordering) -> Option<()> {
-                self.atomic(|place| place.store(value, order))
-            }
-
-            /// Atomic addition; gives the old value.
-            #[must_use]
-            pub fn fetch_add(self, value: $int, order: Ordering) -> Option<$int> {
-                self.atomic(|place| place.fetch_add(value, order))
-            }
-
-            /// Atomic compare and exchange; gives the old value, which tells of success.
-            #[must_use]
-            pub fn compare_exchange(self, old: $int, new: $int) -> Option<$int> {
-                self.atomic(|place| {
-                    // AcqRel: a full exchange, as the programs' own atomics are.
-                    place
-                        .compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire)
-                        .unwrap_or_else(|seen| seen)
-                })
-            }
-        }
-    };
-}
-atomic!(u32, AtomicU32);
-atomic!(u64, AtomicU64);
+super::atomic::operations!(UserPtr);
