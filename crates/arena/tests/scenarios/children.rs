@@ -8,6 +8,11 @@ use core::ptr;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};
 
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule,
+};
+
 /// Exit code of a child whose body went as it should.
 pub(crate) const DONE: i32 = 45;
 /// Exit code of a child that found something amiss and cannot panic.
@@ -101,101 +106,56 @@ pub(crate) fn null() -> *const u8 {
 
 // ---- system calls that fail --------------------------------------------------------------
 
-/// Where `struct seccomp_data` keeps the call's number, and the low half of an argument.
-const DATA_NR: u32 = 0;
-const fn data_arg(index: u32) -> u32 {
-    16 + 8 * index
-}
-
 /// A system call that is to fail.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Forbidden {
     /// Its number.
     pub(crate) call: libc::c_long,
-    /// Which argument must have which bits for it to fail; always, if `None`.
-    pub(crate) only: Option<(u32, Bits)>,
+    /// Which argument, under a mask, must have which value for it to fail; always, if `None`.
+    pub(crate) only: Option<Argument>,
     /// The error number.
     pub(crate) errno: i32,
 }
 
-/// What an argument is compared with.
+/// An argument of a call, compared.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Bits {
-    /// It is this value.
-    Equal(u32),
-    /// It has one of these bits.
-    AnyOf(u32),
+pub(crate) struct Argument {
+    pub(crate) index: u8,
+    pub(crate) mask: u64,
+    pub(crate) value: u64,
 }
 
 /// `madvise(.., MADV_GUARD_INSTALL)` fails as on kernels before 6.13.
 pub(crate) const GUARD_MARKERS: Forbidden = Forbidden {
     call: libc::SYS_madvise,
-    only: Some((2, Bits::Equal(102))),
+    only: Some(Argument {
+        index: 2,
+        mask: u32::MAX as u64,
+        value: 102,
+    }),
     errno: libc::EINVAL,
 };
 
-/// Makes a call fail in this process and its children, for good.
+/// Makes a call fail in this thread and what it starts, for good.
 pub(crate) fn forbid(what: Forbidden) {
-    let load = |at| statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, at);
-    let skip_unless = |test, value, skipped| libc::sock_filter {
-        jf: skipped,
-        ..statement(libc::BPF_JMP | test | libc::BPF_K, value)
-    };
-    let answer = |action| statement(libc::BPF_RET | libc::BPF_K, action);
-    let word = |number: i64| u32::try_from(number).expect("a small number");
-    let number = word(what.call);
-    let fail = answer(libc::SECCOMP_RET_ERRNO | word(what.errno.into()));
-    let pass = answer(libc::SECCOMP_RET_ALLOW);
-    let mut filter = match what.only {
-        None => vec![
-            load(DATA_NR),
-            skip_unless(libc::BPF_JEQ, number, 1),
-            fail,
-            pass,
-        ],
-        Some((index, bits)) => {
-            let (test, value) = match bits {
-                Bits::Equal(value) => (libc::BPF_JEQ, value),
-                Bits::AnyOf(value) => (libc::BPF_JSET, value),
-            };
-            let call = skip_unless(libc::BPF_JEQ, number, 3);
-            let argument = skip_unless(test, value, 1);
-            vec![
-                load(DATA_NR),
-                call,
-                load(data_arg(index)),
-                argument,
-                fail,
-                pass,
-            ]
-        }
-    };
-    let program = libc::sock_fprog {
-        len: u16::try_from(filter.len()).expect("a short filter"),
-        filter: filter.as_mut_ptr(),
-    };
-    // SAFETY: takes integers only.
-    let done = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
-    assert_eq!(done, 0);
-    // SAFETY: the program points to `filter`, which outlives the call.
-    let done = unsafe {
-        libc::prctl(
-            libc::PR_SET_SECCOMP,
-            libc::SECCOMP_MODE_FILTER,
-            &raw const program,
-        )
-    };
-    assert_eq!(done, 0, "an unprivileged process may filter itself");
-}
-
-fn statement(code: u32, k: u32) -> libc::sock_filter {
-    let code = u16::try_from(code).expect("codes have 16 bits");
-    libc::sock_filter {
-        code,
-        jt: 0,
-        jf: 0,
-        k,
-    }
+    let rules = what.only.map(|argument| {
+        let is = SeccompCmpOp::MaskedEq(argument.mask);
+        let condition =
+            SeccompCondition::new(argument.index, SeccompCmpArgLen::Dword, is, argument.value)
+                .expect("an argument that calls have");
+        SeccompRule::new(vec![condition]).expect("a condition")
+    });
+    let filter = SeccompFilter::new(
+        [(what.call, rules.into_iter().collect())].into(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(what.errno.cast_unsigned()),
+        std::env::consts::ARCH
+            .try_into()
+            .expect("a known processor"),
+    )
+    .expect("a filter of one call");
+    let program: BpfProgram = filter.try_into().expect("a short filter");
+    seccompiler::apply_filter(&program).expect("an unprivileged process may filter itself");
 }
 
 // ---- mappings ------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ use harena_abi::Errno;
 use harena_arena::{AllocError, Arena, ArenaSpec, CreateError, EntryState};
 
 use crate::children::{
-    self, Bits, DONE, Forbidden, GUARD_MARKERS, assert_exit, case, child, exit, forbid,
+    self, Argument, DONE, Forbidden, GUARD_MARKERS, assert_exit, case, child, exit, forbid,
 };
 use crate::common::{UserMemory, arena, arena_with, offset, page, scope, spec, user};
 
@@ -203,9 +203,14 @@ const FORBIDDEN: [(&str, Forbidden, Need); 8] = [
     ),
 ];
 
+const EXEC: u64 = libc::PROT_EXEC as u64;
 const MPROTECT_EXEC: Forbidden = Forbidden {
     call: libc::SYS_mprotect,
-    only: Some((2, Bits::AnyOf(libc::PROT_EXEC.cast_unsigned()))),
+    only: Some(Argument {
+        index: 2,
+        mask: EXEC,
+        value: EXEC,
+    }),
     errno: libc::EACCES,
 };
 
