@@ -57,8 +57,8 @@ pub struct ArenaSlice<'a, T> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{len} values of {size} bytes at offset {offset:#x} leave the 4 GiB window")]
 pub struct SliceError {
-    /// Where it was to begin.
-    pub offset: u32,
+    /// Where it was to begin: in the upper guard, if 4 GiB or more.
+    pub offset: u64,
     /// How many values it was to have.
     pub len: u32,
     /// Bytes of one of them.
@@ -89,9 +89,10 @@ impl<T> fmt::Debug for ArenaSlice<'_, T> {
 
 impl<'a, T: Plain> ArenaSlice<'a, T> {
     fn new(first: ArenaPtr<'a, T>, len: u32) -> Result<Self, SliceError> {
-        let offset = first.offset().raw();
+        // Not its low half, which for a place in the upper guard is one in the window.
+        let offset = first.offset;
         let bytes = u64::from(len) * size_of::<T>() as u64;
-        if u64::from(offset) + bytes > WINDOW_SIZE {
+        if offset + bytes > WINDOW_SIZE {
             let size = size_of::<T>();
             return Err(SliceError { offset, len, size });
         }

@@ -72,6 +72,21 @@ fn indices_outside_a_slice_are_refused() {
 }
 
 #[test]
+fn no_slice_begins_in_the_upper_guard() {
+    let arena = arena(1);
+    let behind = arena.ptr::<u64>(ArenaOffset::new(u32::MAX - 7)).index(3);
+    assert_eq!(behind.offset().raw(), 16, "the low half");
+    let refused = |len| SliceError {
+        offset: (1 << 32) + 16,
+        len,
+        size: 8,
+    };
+    for len in [0, 1, u32::MAX] {
+        assert_eq!(behind.slice(len).err(), Some(refused(len)));
+    }
+}
+
+#[test]
 #[should_panic(expected = "index 4 of an arena slice of 4")]
 fn the_hosts_own_bad_index_panics() {
     let arena = arena(1);
@@ -126,7 +141,7 @@ fn the_host_follows_a_list_even_where_it_leads_nowhere() {
     let _scope = scope(&arena);
     let head = arena.ptr::<u8>(offset(0, 16));
     let second = arena.ptr::<u8>(offset(0, 640));
-    // A field that lies behind the window's end wraps.
+    // A field behind the window's end lies in the guard; its low half names a place at the start.
     let last = arena.ptr::<u8>(ArenaOffset::new(u32::MAX - 7));
     assert_eq!(
         last.field::<u32>(offset_of!(Node, value)).offset(),
