@@ -149,7 +149,7 @@ impl Freed {
         match tag {
             Tag::None => self != Self::BySlab,
             Tag::Released => self != Self::ByProgram,
-            Tag::Slab(..) | Tag::Large(_) | Tag::LargeRest | Tag::Dying => false,
+            Tag::Slab(..) | Tag::Large(_) | Tag::LargeRest(_) | Tag::Dying => false,
         }
     }
 }
@@ -254,7 +254,9 @@ impl Arena {
     /// Frees pages that the slab allocator has marked as released, at once or by the next who
     /// has the lock.
     pub(crate) fn free_for_slab(&self, pages: PageRange) {
-        let Some(placed) = self.shared.placed.get() else {
+        let placed = self.shared.placed.get();
+        // A child made by fork may have the cache, but not the memory.
+        let Some(placed) = placed.filter(|_| self.shared.is_owner()) else {
             return;
         };
         match self.locked_space(placed, Context::NonSleepable) {

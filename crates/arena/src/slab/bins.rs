@@ -51,6 +51,21 @@ impl Bin {
         Some(())
     }
 
+    /// Drops the objects that `gone` says; how many.
+    fn forget(&mut self, gone: impl Fn(ArenaOffset) -> bool) -> u32 {
+        let mut kept = 0;
+        for index in 0..self.count as usize {
+            let at = self.magazine[index];
+            if !gone(at) {
+                self.magazine[kept as usize] = at;
+                kept += 1;
+            }
+        }
+        let dropped = self.count - kept;
+        self.count = kept;
+        dropped
+    }
+
     pub(super) fn has(&self, at: ArenaOffset) -> bool {
         self.magazine[..self.count as usize].contains(&at)
     }
@@ -101,6 +116,16 @@ impl Bins {
         }
         (self.latest, self.latest_class) = (at, class);
         Some(())
+    }
+
+    /// Drops the free objects that `gone` says; how many.
+    pub(super) fn forget(&mut self, gone: impl Fn(ArenaOffset) -> bool) -> u32 {
+        let dropped: u32 = self.of.iter_mut().map(|bin| bin.forget(&gone)).sum();
+        if self.latest_class == Class::NONE || !gone(self.latest) {
+            return dropped;
+        }
+        self.latest_class = Class::NONE;
+        dropped + 1
     }
 
     pub(super) fn has(&self, class: Class, at: ArenaOffset) -> bool {

@@ -311,14 +311,16 @@ impl<'a> SlabCache<'a> {
 
     /// Frees retired pages, unless a remote free may be at work on one of them.
     fn settle_dying(&mut self) {
-        // SeqCst: pairs with the announcement in `Visit::begin` (see `PageInfo::tag`): a visitor
+        // SeqCst: pairs with the announcement in `Visit::begin` (see `PageTag::load`): a visitor
         // that is not seen here sees that the pages are dying.
         if self.bins.dying == PageLink::END || self.slab.visitors.load(Ordering::SeqCst) != 0 {
             return;
         }
         let mut at = std::mem::take(&mut self.bins.dying);
-        // None of them may stay on the list of remote frees: soon it may be another's page.
+        // None of them may stay on the list of remote frees: soon it may be another's page. And
+        // an object that was freed twice may be in stock and at hand.
         self.collect();
+        self.forget_dying();
         let mut dead = Vec::new();
         while let Some(page) = at.page() {
             at = self.pages.info(page).next();
@@ -335,6 +337,14 @@ impl<'a> SlabCache<'a> {
             run = both.or(Some(page));
         }
         self.release(run);
+    }
+
+    /// Drops objects at hand that lie on dying pages: frees that were double ones.
+    fn forget_dying(&mut self) {
+        let pages = self.pages;
+        let is_dying = |at| pages.tag(at).is_some_and(|tag| tag.load() == Tag::Dying);
+        let dropped = self.bins.forget(is_dying);
+        self.late_violations(dropped);
     }
 
     fn release(&self, run: Option<PageRange>) {
@@ -393,7 +403,7 @@ impl<'a> SlabCache<'a> {
             Tag::Slab(owner, class) if owner == self.slot => self.free_mine(class, at),
             Tag::Slab(..) => self.free_remote(tag, at),
             Tag::Large(count) => self.free_large(tag, count, at),
-            Tag::LargeRest => Err(self.inside_large(at)),
+            Tag::LargeRest(before) => Err(self.inside_large(at, before)),
             Tag::None | Tag::Dying | Tag::Released => Err(missing),
         }
     }
@@ -496,24 +506,26 @@ impl<'a> SlabCache<'a> {
 
     fn free_large(&self, tag: &PageTag, count: u32, at: ArenaOffset) -> Result<(), SlabFreeError> {
         if at != at.page().offset() {
-            return Err(self.inside_large(at));
+            return Err(self.inside_large(at, 0));
         }
-        // One of two threads that free it at the same time.
-        if !tag.exchange(Tag::Large(count), Tag::Released) {
+        // One of two threads that free it at the same time. Not `Released` yet: whoever has the
+        // arena's lock could free the page, and `release` would then mark another's.
+        if !tag.exchange(Tag::Large(count), Tag::Dying) {
             return Err(SlabFreeError::DoubleFree { at });
         }
         self.release(PageRange::new(at.page(), count));
         Ok(())
     }
 
-    fn inside_large(&self, at: ArenaOffset) -> SlabFreeError {
-        let before = (0..=at.page().raw()).rev().filter_map(PageIndex::new);
-        let tags = before.map_while(|page| self.pages.tag(page.offset()));
-        let count = tags.map(PageTag::load).find_map(|tag| match tag {
-            Tag::Large(count) => Some(count),
-            Tag::None | Tag::Dying | Tag::Released | Tag::LargeRest | Tag::Slab(..) => None,
-        });
-        let size = u64::from(count.unwrap_or(1)) * PAGE_SIZE;
+    /// A place in a large object that began `before` pages earlier.
+    fn inside_large(&self, at: ArenaOffset, before: u32) -> SlabFreeError {
+        let head = at.page().raw().checked_sub(before).and_then(PageIndex::new);
+        let tag = head.and_then(|head| self.pages.tag(head.offset()));
+        let size = match tag.map(PageTag::load) {
+            Some(Tag::Large(count)) => u64::from(count) * PAGE_SIZE,
+            // Somebody frees it at this moment.
+            _ => PAGE_SIZE,
+        };
         SlabFreeError::Inside { at, size }
     }
 }

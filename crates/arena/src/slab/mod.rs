@@ -19,6 +19,7 @@
 //! |---|---|
 //! | in stock | its `stock` bit is set |
 //! | in a magazine | its offset is there: the next allocations take it |
+//! | the latest freed on its CPU | its offset is kept apart: the next allocation of its class takes it |
 //! | freed by another CPU | its `remote` bit is set, until the owner collects |
 //! | allocated | else |
 //!
@@ -26,7 +27,7 @@
 //! looks closer, and is refused as a double free if the object is free indeed. A program that
 //! writes to freed memory can hide a double free from this; then the object is allocated twice,
 //! as it would be if the program had freed it while in use, or it is noticed when it gets into
-//! stock ([`SlabUsage::late_violations`]).
+//! stock, or when its page goes back ([`SlabUsage::late_violations`]).
 //!
 //! A slab is one page and stays with the CPU that made it. When all its objects are in stock
 //! and its bin has enough others, its page goes back: first its tag says so, then it waits
@@ -204,8 +205,8 @@ impl Slab {
 
     /// Called under the arena's lock: makes new pages one large object.
     fn install_large(&self, range: PageRange) {
-        for page in range.pages() {
-            self.page_tag(page).store(Tag::LargeRest);
+        for (page, before) in range.pages().zip(0u32..).skip(1) {
+            self.page_tag(page).store(Tag::LargeRest(before));
         }
         self.page_tag(range.first()).store(Tag::Large(range.len()));
     }
@@ -218,9 +219,13 @@ impl Slab {
         for (tag, info) in self.pages().all() {
             match tag {
                 Tag::None => continue,
-                Tag::Dying | Tag::Released | Tag::LargeRest => {}
+                Tag::Dying | Tag::Released | Tag::LargeRest(_) => {}
                 Tag::Large(_) => usage.objects += 1,
-                Tag::Slab(_, class) => usage.objects += u64::from(class.objects() - info.free()),
+                // The page may pass to another class between the two looks.
+                Tag::Slab(_, class) => {
+                    let allocated = class.objects().saturating_sub(info.free());
+                    usage.objects += u64::from(allocated);
+                }
             }
             usage.pages += 1;
         }
@@ -229,7 +234,8 @@ impl Slab {
             .iter()
             .filter_map(|slot| slot.bins.try_lock().ok())
         {
-            usage.objects -= bins.held();
+            // What is taken out of stock meanwhile may be counted here and not above.
+            usage.objects = usage.objects.saturating_sub(bins.held());
         }
         usage
     }

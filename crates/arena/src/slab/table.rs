@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! None ──► Slab ──*──► Dying ──*──► Released ──► None
-//!   └────► Large, LargeRest ────*────────┘
+//!   └────► Large ──*────┘   ▲
+//!   └────► LargeRest ──*────┘
 //! ```
 //!
 //! `Dying`: a remote free that saw `Slab` may still be at work. `Released`: it may be freed.
@@ -92,8 +93,8 @@ pub(crate) enum Tag {
     Dying,
     /// To nobody: whoever has the arena's lock next frees it.
     Released,
-    /// To the large object that began on an earlier page.
-    LargeRest,
+    /// To the large object that began so many pages earlier.
+    LargeRest(u32),
     /// A large object of this many pages begins here.
     Large(u32),
     /// It is a slab of this slot.
@@ -114,8 +115,11 @@ impl SlotIndex {
     }
 }
 
-const LARGE_MASK: u32 = (1 << 30) - 1;
 const LARGE: u32 = 1 << 30;
+const LARGE_REST: u32 = 1 << 29;
+/// Counts of pages lie below both.
+const COUNT_MASK: u32 = LARGE_REST - 1;
+const _: () = assert!(PageIndex::COUNT <= COUNT_MASK);
 /// A slab's tag is this, its slot, and the low bits that its objects' offsets have not.
 const SLAB: u32 = 1 << 31;
 const LOW_BITS: u32 = SLAB_SIZE_MAX.trailing_zeros();
@@ -128,7 +132,7 @@ impl Tag {
             Self::None => 0,
             Self::Dying => 1,
             Self::Released => 2,
-            Self::LargeRest => 3,
+            Self::LargeRest(before) => LARGE_REST | before,
             Self::Large(pages) => LARGE | pages,
             Self::Slab(slot, class) => SLAB | (slot.0 << LOW_BITS) | (class.size() - 1),
         }
@@ -140,10 +144,10 @@ impl Tag {
                 let slot = SlotIndex((word & !SLAB) >> LOW_BITS);
                 Self::Slab(slot, Class::of((word & LOW_MASK) + 1))
             }
-            _ if word & LARGE != 0 => Self::Large(word & LARGE_MASK),
+            _ if word & LARGE != 0 => Self::Large(word & COUNT_MASK),
+            _ if word & LARGE_REST != 0 => Self::LargeRest(word & COUNT_MASK),
             1 => Self::Dying,
             2 => Self::Released,
-            3 => Self::LargeRest,
             _ => Self::None,
         }
     }
@@ -159,7 +163,7 @@ impl PageTag {
     /// The class of the slab, if it is one of this slot and an object begins at `at`.
     #[inline]
     pub(super) fn class_of_mine(&self, slot: SlotIndex, at: ArenaOffset) -> Option<Class> {
-        // Relaxed: if the tag names this slot, this thread is the one that wrote it.
+        // Relaxed: if the tag names this slot, its owner wrote it; the cache's lock orders owners.
         let low = self.0.load(Ordering::Relaxed) ^ (SLAB | (slot.0 << LOW_BITS));
         (low <= LOW_MASK && at.raw() & low == 0).then(|| Class::of(low.wrapping_add(1)))
     }
@@ -489,7 +493,8 @@ mod tests {
             Tag::Slab(last, Class::of(4096)),
             Tag::Large(1),
             Tag::Large(PageIndex::COUNT),
-            Tag::LargeRest,
+            Tag::LargeRest(1),
+            Tag::LargeRest(PageIndex::COUNT - 1),
             Tag::Released,
             Tag::Dying,
             Tag::None,

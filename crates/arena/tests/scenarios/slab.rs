@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use harena_abi::{ArenaOffset, Cpu, UserAddr};
 use harena_arena::{
-    AllocError, Arena, ArenaSpec, SLAB_SIZE_MAX, SlabAllocError, SlabCache, SlabCacheError,
-    SlabFreeError, SlabUsage,
+    AllocError, Arena, ArenaSpec, EntryState, SLAB_SIZE_MAX, SlabAllocError, SlabCache,
+    SlabCacheError, SlabFreeError, SlabUsage,
 };
 use proptest::prelude::*;
 
@@ -439,4 +439,42 @@ fn threads_that_free_each_others_objects_never_share_one() {
     });
     assert_eq!(arena.slab_usage().late_violations, 0);
     assert_eq!(arena.slab_usage().objects, 0);
+}
+
+#[test]
+fn a_hidden_double_free_does_not_outlive_its_page() {
+    let arena = arena(256);
+    let mut cache = cache(&arena, 0);
+    let objects: Vec<ArenaOffset> = (0..200).map(|_| cache.alloc(4096).unwrap()).collect();
+    let mut objects = objects.into_iter();
+    for at in objects.by_ref().take(97) {
+        cache.free(at).unwrap();
+    }
+    let twice = objects.next().unwrap();
+    cache.free(twice).unwrap();
+    for at in objects.by_ref().take(35) {
+        cache.free(at).unwrap();
+    }
+    // The program hides that it is free. Now it is at hand twice.
+    arena.ptr::<u64>(twice).write(1);
+    cache.free(twice).unwrap();
+    // The first of the two gets into stock, and the page goes back.
+    let is_there = || arena.entry_state(twice.page()) == EntryState::Page;
+    while is_there() {
+        cache.free(objects.next().expect("it goes back")).unwrap();
+    }
+    // It becomes a slab of small objects.
+    let mut small = Vec::new();
+    while !is_there() {
+        small.push(cache.alloc(8).unwrap());
+    }
+    // The second must not come out there.
+    let large: Vec<ArenaOffset> = (0..64).map(|_| cache.alloc(4096).unwrap()).collect();
+    assert!(large.iter().all(|at| at.page() != twice.page()));
+    for at in large.into_iter().chain(small).chain(objects) {
+        cache.free(at).unwrap();
+    }
+    drop(cache);
+    let usage = arena.slab_usage();
+    assert_eq!((usage.objects, usage.late_violations), (0, 1));
 }
