@@ -61,7 +61,7 @@ pub enum Action<'a> {
         /// Keeps the arena alive.
         arena: Pin<'a>,
         /// Bytes from `user_vm_start`.
-        offset: u64,
+        offset: usize,
     },
     /// A touch of the page at this offset of a view of another process's arena: that process
     /// decides.
@@ -69,7 +69,7 @@ pub enum Action<'a> {
         /// Keeps the view alive.
         view: Pin<'a>,
         /// Bytes from `user_vm_start`.
-        offset: u64,
+        offset: usize,
     },
 }
 
@@ -135,21 +135,15 @@ fn data_fault(registry: &Registry, key: ThreadKey, fault: Fault, access: Access)
 }
 
 fn user_touch(registry: &Registry, address: usize) -> Action<'_> {
-    let Some(arena) = registry.pin_user_view(address, ViewOf::OwnArena) else {
-        return Action::Forward;
-    };
-    match arena.user_offset(address) {
-        Some(offset) => Action::UserTouch { arena, offset },
+    match registry.pin_user_view(address, ViewOf::OwnArena) {
+        Some((arena, offset)) => Action::UserTouch { arena, offset },
         None => Action::Forward,
     }
 }
 
 fn remote_touch(registry: &Registry, address: usize) -> Action<'_> {
-    let Some(view) = registry.pin_user_view(address, ViewOf::OtherProcess) else {
-        return Action::Forward;
-    };
-    match view.user_offset(address) {
-        Some(offset) => Action::RemoteTouch { view, offset },
+    match registry.pin_user_view(address, ViewOf::OtherProcess) {
+        Some((view, offset)) => Action::RemoteTouch { view, offset },
         None => Action::Forward,
     }
 }
@@ -372,8 +366,8 @@ mod tests {
         Forward,
         Program(usize),
         Recover(u32),
-        User(u64),
-        Remote(u64),
+        User(usize),
+        Remote(usize),
     }
 
     fn verdict(registry: &Registry, address: usize, cause: Cause) -> Verdict {

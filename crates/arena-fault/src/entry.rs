@@ -20,7 +20,9 @@
 //!   so no thread can go on reading scratch through a stale translation.
 //! * `try_set` and `get_and_clear` never wait and take no lock: the thread that faults may
 //!   hold the arena's lock.
-//! * An owner does nothing but change the mapping before it gives the entry up. It
+//! * An owner does nothing but change the mapping before it gives the entry up: a handler one
+//!   or two system calls, the allocator as many as its range has regions to open (two each),
+//!   for all entries of the range at once; who needs such an entry spins that long. It
 //!   never touches arena memory, so a thread cannot fault on an entry it owns.
 //!
 //! Plays the part of `ptep_try_set()` and `ptep_get_and_clear()`; the private word makes
@@ -161,7 +163,7 @@ impl Entry {
                         spin_hint();
                     }
                 }
-                // The owner is another thread inside one system call or two (see the header).
+                // The owner is another thread inside system calls (see the header).
                 Err(EntryState::Busy | EntryState::Empty) => spin_hint(),
             }
         }

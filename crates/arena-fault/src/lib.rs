@@ -3,11 +3,11 @@
 //! A fault handler interrupts its thread at any instruction, perhaps inside the allocator
 //! or with the arena's lock held. So this crate has no `alloc` and no `std`: a handler path
 //! that allocates or locks does not compile. Nothing here waits, except for a thread that
-//! is inside one system call or two.
+//! is inside system calls (see [`Entry`]); `retire` waits for handlers.
 //!
 //! * [`Entry`]: the page table entry with `try_set` and `get_and_clear`;
-//! * [`Registry`]: the live arenas and what runs on which thread; [`REGISTRY`] is the one
-//!   global of the project;
+//! * [`Registry`]: the live arenas, views of others' arenas, compiled code, and what runs on
+//!   which thread; [`REGISTRY`] is the one global of the project;
 //! * [`classify`]: what a fault is, decided before anything is done;
 //! * [`ReportRing`], [`ScratchRing`], [`PageList`]: bounded or intrusive queues out of it.
 //!

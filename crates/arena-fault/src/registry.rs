@@ -1,4 +1,5 @@
-//! The live arenas, as the fault handler finds them: the one global of the project.
+//! The live arenas, views and compiled code, as the fault handler finds them: the one global
+//! of the project.
 //!
 //! A slot's life, all in one word so that a handler can pin it without a lock:
 //!
@@ -141,21 +142,19 @@ impl Registry {
 
     /// Makes an arena known; `None` if [`ARENAS_MAX`] are alive.
     pub fn publish(&self, host_start: usize, payload: *mut ()) -> Option<ArenaId> {
-        self.slots.iter().zip(0u16..).find_map(|(slot, number)| {
-            let generation = slot.publish(host_start, payload)?;
-            note_used(&self.slots_end, number);
-            Some(ArenaId {
-                slot: number,
-                generation,
-            })
-        })
+        self.publish_in(|slot| slot.publish(host_start, payload))
     }
 
     /// Makes a view of another process's arena known: `size` bytes at `start`. `None` if
     /// [`ARENAS_MAX`] arenas and such views are alive.
     pub fn publish_view(&self, start: usize, size: usize, payload: *mut ()) -> Option<ArenaId> {
+        self.forget_views(start, size);
+        self.publish_in(|slot| slot.publish_view(start, size, payload))
+    }
+
+    fn publish_in(&self, publish: impl Fn(&Slot) -> Option<u32>) -> Option<ArenaId> {
         self.slots.iter().zip(0u16..).find_map(|(slot, number)| {
-            let generation = slot.publish_view(start, size, payload)?;
+            let generation = publish(slot)?;
             note_used(&self.slots_end, number);
             Some(ArenaId {
                 slot: number,
@@ -164,8 +163,23 @@ impl Registry {
         })
     }
 
+    /// Forgets views at addresses where there is a new one now: this is a child made by fork,
+    /// and those were its parent's.
+    fn forget_views(&self, start: usize, size: usize) {
+        let end = start.saturating_add(size);
+        for slot in used(&self.slots, &self.slots_end) {
+            // Acquire: pairs with the Release in `set_user_view`.
+            let theirs = slot.user_size.load(Ordering::Acquire);
+            let at = slot.user_start.load(Ordering::Relaxed);
+            if theirs != 0 && at < end && start < at.saturating_add(theirs) {
+                slot.user_size.store(0, Ordering::Relaxed);
+            }
+        }
+    }
+
     /// Makes the user's view of an arena known: `size` bytes at `start` in this process.
     pub fn set_user_view(&self, id: ArenaId, start: usize, size: usize) {
+        self.forget_views(start, size);
         if let Some(slot) = self.slot(id) {
             slot.user_start.store(start, Ordering::Relaxed);
             // Release: who sees the size sees the start; pairs with `user_offset`.
@@ -203,17 +217,13 @@ impl Registry {
         (pin.slot.generation.load(Ordering::Relaxed) == id.generation).then_some(pin)
     }
 
-    /// The slot whose user view, of the kind asked for, holds `address`.
-    pub fn pin_user_view(&self, address: usize, of: ViewOf) -> Option<Pin<'_>> {
-        let holds = |slot: &Slot| slot.view_of() == of && slot.user_offset(address).is_some();
-        used(&self.slots, &self.slots_end)
-            .iter()
-            .filter(|slot| holds(slot))
-            .find_map(|slot| {
-                let pin = slot.pin()?;
-                // Asked again under the pin: the slot may have changed hands.
-                holds(slot).then_some(pin)
-            })
+    /// The slot whose user view, of the kind asked for, holds `address`, pinned, and the offset
+    /// in that view.
+    pub fn pin_user_view(&self, address: usize, of: ViewOf) -> Option<(Pin<'_>, usize)> {
+        let slots = used(&self.slots, &self.slots_end);
+        pin_holding(slots, |slot| {
+            slot.user_offset(address).filter(|_| slot.view_of() == of)
+        })
     }
 
     /// Makes `len` bytes of compiled code at `start` known; `None` if [`CODES_MAX`] images are.
@@ -247,14 +257,8 @@ impl Registry {
 
     /// The compiled code that holds the instruction at `pc`, pinned, and the offset in it.
     pub fn pin_code(&self, pc: usize) -> Option<(Pin<'_>, usize)> {
-        used(&self.codes, &self.codes_end)
-            .iter()
-            .filter(|slot| slot.user_offset(pc).is_some())
-            .find_map(|slot| {
-                let pin = slot.pin()?;
-                // Asked again under the pin: the slot may have changed hands.
-                Some((pin, slot.user_offset(pc)?))
-            })
+        let codes = used(&self.codes, &self.codes_end);
+        pin_holding(codes, |slot| slot.user_offset(pc))
     }
 
     /// Marks a program as running on the thread `key`.
@@ -267,17 +271,30 @@ impl Registry {
         self.threads.leave(key, depth);
     }
 
-    /// Whether any arena is alive.
+    /// Whether any arena or view is alive; an abandoned one is not.
     #[must_use]
     pub fn any_live(&self) -> bool {
         self.slots
             .iter()
-            .any(|slot| slot.state.load(Ordering::Acquire) != 0)
+            .any(|slot| slot.state.load(Ordering::Acquire) & LIVE != 0)
     }
 
     fn slot(&self, id: ArenaId) -> Option<&Slot> {
         self.slots.get(usize::from(id.slot))
     }
+}
+
+/// The first slot that `offset` finds something in, pinned, and what it found.
+fn pin_holding(
+    slots: &[Slot],
+    offset: impl Fn(&Slot) -> Option<usize>,
+) -> Option<(Pin<'_>, usize)> {
+    let mut holding = slots.iter().filter(|slot| offset(slot).is_some());
+    holding.find_map(|slot| {
+        let pin = slot.pin()?;
+        // Asked again under the pin: the slot may have changed hands.
+        Some((pin, offset(slot)?))
+    })
 }
 
 /// Notes that the slot with this number is used.
@@ -422,12 +439,6 @@ impl Pin<'_> {
         let offset = address.checked_sub(self.slot.host_start.load(Ordering::Relaxed))?;
         u64::try_from(offset).ok()
     }
-
-    /// Bytes from the start of the arena's user view to `address`.
-    #[must_use]
-    pub fn user_offset(&self, address: usize) -> Option<u64> {
-        u64::try_from(self.slot.user_offset(address)?).ok()
-    }
 }
 
 impl Drop for Pin<'_> {
@@ -453,11 +464,8 @@ mod tests {
         assert!(LOCAL.pin(first).is_none());
         assert_eq!(ArenaId::from_raw(second.raw()), Some(second));
         LOCAL.set_user_view(second, 0x5000, 0x1000);
-        assert!(
-            LOCAL
-                .pin_user_view(0x5fff, ViewOf::OwnArena)
-                .is_some_and(|p| p.user_offset(0x5fff) == Some(0xfff))
-        );
+        let found = LOCAL.pin_user_view(0x5fff, ViewOf::OwnArena);
+        assert!(found.is_some_and(|(_, offset)| offset == 0xfff));
         assert!(LOCAL.pin_user_view(0x6000, ViewOf::OwnArena).is_none());
         assert!(LOCAL.pin_user_view(0x5fff, ViewOf::OtherProcess).is_none());
         LOCAL.retire(second);
@@ -471,8 +479,8 @@ mod tests {
         let view = view.expect("slots are free");
         let of = ViewOf::OtherProcess;
         assert!(VIEWS.pin_user_view(0x4fff, of).is_none());
-        let pin = VIEWS.pin_user_view(0x5008, of).expect("inside");
-        assert_eq!(pin.user_offset(0x5008), Some(8));
+        let (pin, offset) = VIEWS.pin_user_view(0x5008, of).expect("inside");
+        assert_eq!(offset, 8);
         assert_eq!(pin.host_offset(0x5008), None, "it has no host window");
         drop(pin);
         assert!(VIEWS.pin_user_view(0x5008, ViewOf::OwnArena).is_none());
@@ -481,12 +489,36 @@ mod tests {
     }
 
     #[test]
+    fn a_new_view_replaces_what_a_parent_had_there() {
+        static CHILD: Registry = Registry::new();
+        let null = core::ptr::null_mut();
+        let parents = CHILD.publish(0x1000, null).unwrap();
+        CHILD.set_user_view(parents, 0x5000, 0x2000);
+        let elsewhere = CHILD.publish(0x1000, null).unwrap();
+        CHILD.set_user_view(elsewhere, 0x8000, 0x1000);
+        let of = ViewOf::OwnArena;
+        for (start, size) in [(0x6000, 0x2000), (0x4000, 0x2000), (0x5000, 0x1000)] {
+            CHILD.set_user_view(parents, 0x5000, 0x2000);
+            let own = CHILD.publish(0x1000, null).unwrap();
+            CHILD.set_user_view(own, start, size);
+            assert!(!CHILD.has_user_view(parents), "{start:#x}");
+            assert!(CHILD.has_user_view(own) && CHILD.has_user_view(elsewhere));
+            assert!(
+                CHILD
+                    .pin_user_view(start, of)
+                    .is_some_and(|(_, at)| at == 0)
+            );
+            CHILD.retire(own);
+        }
+    }
+
+    #[test]
     fn an_abandoned_arena_is_not_found_and_its_slot_not_used_again() {
         static LEFT: Registry = Registry::new();
         let left = LEFT.publish(0x1000, core::ptr::null_mut()).unwrap();
         let pin = LEFT.pin(left).unwrap();
         LEFT.abandon(left);
-        assert!(LEFT.pin(left).is_none());
+        assert!(LEFT.pin(left).is_none() && !LEFT.any_live());
         let next = LEFT.publish(0x1000, core::ptr::null_mut()).unwrap();
         assert_ne!(next.slot, left.slot);
         drop(pin);

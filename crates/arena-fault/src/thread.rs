@@ -8,7 +8,8 @@
 //! dead threads do not pile up.
 //!
 //! Only the owner of a record writes it, and only the owner (perhaps from its own signal
-//! handler) reads it; the key is the only word that several threads race for.
+//! handler) reads it; the key is the only word that several threads race for. A handler that
+//! interrupts `enter` or `leave` must do neither itself.
 
 use core::num::NonZeroUsize;
 

@@ -4,6 +4,15 @@
 //! again: the handler finds it in the code's exception table and goes on at the place that
 //! the table names. That place makes the access the slow way and reports it.
 
+// As in `harena_arena_fault`: the handler runs through here and must not panic.
+#![deny(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+
 use core::mem::ManuallyDrop;
 use std::sync::Arc;
 

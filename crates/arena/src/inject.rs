@@ -2,10 +2,20 @@
 //!
 //! Programs have died of the first NULL under load; this makes that first NULL come in a test,
 //! at a place that a seed decides. An *allocation* is a call that fills pages: page alloc in
-//! all its forms, growth of a pool or of the slab allocator, a user's first touch. They are
-//! counted from 1 in the order in which they happen, so that equal runs fail equally.
+//! all its forms, growth of a pool or of the slab allocator, a user's first touch, and a host's
+//! touch that makes a page real for want of mappings. They are counted from 1 in the order in
+//! which they happen, so that equal runs fail equally.
 //!
 //! Read by the fault handler: plain words, no lock. Set it while nobody allocates.
+
+// As in `harena_arena_fault`: the handler runs through here and must not panic.
+#![deny(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
 
 use core::num::{NonZeroU32, NonZeroU64};
 
@@ -13,7 +23,7 @@ use harena_abi::{Errno, PageIndex};
 use harena_arena_fault::PageRange;
 
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
-use crate::sys::OsError;
+use crate::sys::{OsError, PAGE};
 
 /// What is to fail in an arena; nothing by default.
 ///
@@ -55,7 +65,7 @@ pub enum FailedAllocs {
     Nth(NonZeroU64),
     /// This one and all that follow.
     From(NonZeroU64),
-    /// Every so manieth.
+    /// Those whose number this divides.
     Every(NonZeroU64),
     /// One in so many on average, as the seed decides.
     OneIn {
@@ -164,7 +174,7 @@ impl Injected {
         self.unremovable.set(injection.unremovable);
     }
 
-    /// Counts an allocation; its number if it is to fail.
+    /// Counts an allocation; an error, its number, if it is to fail.
     pub(crate) fn alloc(&self) -> Result<(), u64> {
         let kind = self.kind.load(Ordering::Relaxed);
         if kind == NONE {
@@ -213,7 +223,7 @@ fn refuse(call: &'static str, refused: Option<PageRange>, pages: PageRange) -> R
     }
     Err(OsError {
         call,
-        len: pages.len() as usize * 4096,
+        len: (pages.len() as usize).saturating_mul(PAGE),
         errno: Errno::ENOMEM as i32,
     })
 }

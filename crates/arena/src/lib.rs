@@ -35,14 +35,18 @@
 //! action that was there before, with its flags and its mask; a default action gives the same
 //! core dump as without us. A program with a handler of its own installs it before the first
 //! arena. One that is installed later must forward to ours, by calling it with its own three
-//! arguments, or by putting it back and returning; else faults on arenas are crashes. Tested
+//! arguments, or by putting it back and returning; else faults on arenas are crashes. If it
+//! calls ours, it is installed with all signals in its mask, as ours is: a handler that ran in
+//! the midst of ours must not touch the same page. The first [`UserView`] installs a handler for
+//! SIGBUS in the same way. Tested
 //! with plain and `SA_SIGINFO` handlers, `SA_RESETHAND`, `SA_NODEFER`, `SIG_IGN`, Rust's own
 //! and the crate `crash-handler`; not with the Go runtime (needs `SA_ONSTACK`, which is set), a
 //! Java VM (let it start first, or preload its chaining library), address sanitizer and rr,
 //! which cannot be had in this crate's tests.
 //!
 //! **Threads.** Any thread may touch an arena, also one that Rust does not know of, or a fiber,
-//! while it is in a [`ProgramScope`]; a scope belongs to the thread, not to the fiber. A thread
+//! while it is in a [`ProgramScope`]; a scope belongs to the thread, not to the fiber, and a
+//! signal handler enters none where it may interrupt another enter or its end. A thread
 //! without a signal stack runs the handler on its own one, which needs room for a signal frame
 //! and a few KiB. A thread with a small signal stack, or one that may overflow its stack, gets
 //! an [`AltStack`]. Handlers of other signals may touch arenas, but not while they interrupt
@@ -55,8 +59,11 @@
 //! In a cgroup with a memory limit give a `byte_limit`, lest the kernel kill the process.
 //! `mlockall` does not lock arenas.
 //!
-//! **Processes.** A child made by fork has no arena: its calls fail, its touches crash, and the
-//! parent's memory is out of its reach. Spawning and exec are free of side effects.
+//! **Processes.** A child made by fork has no arena: its calls fail, and the parent's memory is
+//! out of its reach. It must not touch the arena through pointers made before: they lead to
+//! addresses that are free in the child, so that a touch crashes, or meets what the child has
+//! mapped there since. Spawning and exec are free of side effects. Another process gets a view
+//! by [`Arena::share_user`] and [`UserView::attach`].
 //!
 //! `unsafe` lives in `sys` (mappings, signals) and `mem` (typed access) only; [`CompiledCode`]
 //! declares one `unsafe fn`, whose promises are its caller's.

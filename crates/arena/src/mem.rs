@@ -1,7 +1,7 @@
 //! Access to memory that a program can change, or take away, at any moment.
 //!
-//! There is never a reference into an arena: the compiler may assume that what a reference
-//! names does not change. [`ArenaPtr`] reads and writes volatile or atomic values; what it
+//! There is never a reference into an arena but to an atomic: the compiler may assume that what
+//! another one names does not change. [`ArenaPtr`] reads and writes volatile or atomic values; what it
 //! reads is an *allegation* of the program.
 //!
 //! | access | empty page |
@@ -228,7 +228,8 @@ impl<'a, T: Plain> ArenaPtr<'a, T> {
     pub fn read(self) -> T {
         let place = self.host().cast::<Unaligned<T>>();
         // SAFETY: at most `LAST` and at most 8 bytes: in the window and its upper guard, which
-        // are the arena's as long as it lives, and it outlives this pointer; any bytes are
+        // are the arena's as long as it lives (but for a child made by fork, which is told not to
+        // touch it), and it outlives this pointer; any bytes are
         // a `T`; `Unaligned` has alignment 1. An empty page faults and is recovered, or the
         // process ends; neither reads memory of others.
         unsafe { place.read_volatile() }.0

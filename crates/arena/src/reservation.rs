@@ -3,11 +3,9 @@
 //! Reserved memory is not there until it is committed; a touch faults. Parts of the range
 //! are claimed by arenas for as long as these live; a claimed part cannot be committed.
 
-use harena_abi::PAGE_SIZE;
-
 use crate::lock::locked;
 use crate::sync::Mutex;
-use crate::sys::{AddressRange, OsError, Protection, Span};
+use crate::sys::{AddressRange, OsError, PAGE, Protection, Span};
 
 /// A reservation of host addresses.
 ///
@@ -57,9 +55,6 @@ impl From<OsError> for ReserveError {
         Self::Os(error)
     }
 }
-
-#[expect(clippy::cast_possible_truncation, reason = "4096 fits any usize")]
-const PAGE: usize = PAGE_SIZE as usize;
 
 impl Reservation {
     /// Reserves `bytes` bytes, a multiple of the page size, somewhere in the process.

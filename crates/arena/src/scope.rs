@@ -15,6 +15,9 @@ use crate::sys::thread_key;
 
 /// While this lives, its program runs on this thread.
 ///
+/// A signal handler may enter one, unless it interrupts its thread as that enters or ends one:
+/// block the signal around those, or let the handler enter none.
+///
 /// Scopes nest and end in the reverse order. One that ends before a scope inside it takes
 /// nothing from that. One that is leaked stays as long as its thread; it keeps no arena alive
 /// and does no harm but wrong reports, and one place fewer of [`ScopeError::TooDeep`].

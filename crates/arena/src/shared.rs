@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Functions that the handler calls are marked so; they take no lock, allocate nothing, and
-//! wait only for a thread that opens a region of a view (two system calls).
+//! wait only for threads that are inside system calls: one that opens a region of a view (two),
+//! or one that has a claim on the page (see `harena_arena_fault::Entry`).
 
 #![cfg_attr(
     any(
@@ -41,7 +42,7 @@ use crate::inject::Injected;
 use crate::reservation::Reservation;
 use crate::spec::ArenaSpec;
 use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, OnceLock, Ordering, fence, spin_loop};
-use crate::sys::{MemFile, OsError, Protection, Span, SpareMappings, Table, process_id};
+use crate::sys::{MemFile, OsError, PAGE, Protection, Span, SpareMappings, Table, process_id};
 use crate::view::View;
 
 /// Entries that may hold scratch at a time; each costs up to two mappings.
@@ -59,11 +60,6 @@ const OUT_OF_MEMORY: OsError = OsError {
     errno: harena_abi::Errno::ENOMEM as i32,
 };
 
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "these sizes fit a 64-bit usize"
-)]
-const PAGE: usize = PAGE_SIZE as usize;
 #[expect(
     clippy::cast_possible_truncation,
     reason = "these sizes fit a 64-bit usize"
@@ -316,11 +312,11 @@ impl Shared {
     }
 
     /// A user's view was touched `offset` bytes behind `user_vm_start`, on the thread `key`.
-    pub(crate) fn user_touch(&self, key: ThreadKey, offset: u64) -> Outcome {
+    pub(crate) fn user_touch(&self, key: ThreadKey, offset: usize) -> Outcome {
         let Some(placed) = self.placed.get() else {
             return Outcome::Forward;
         };
-        let page = u32::try_from(offset / PAGE_SIZE).ok();
+        let page = u32::try_from(offset / PAGE).ok();
         match page.and_then(|page| placed.window.first().checked_add(page)) {
             Some(page) if placed.host.holds(page) && self.is_owner() => {
                 self.touch_or_give_up(placed, key, page)
@@ -381,7 +377,8 @@ impl Shared {
 
     /// Shows claimed pages, zeroed, in both views; on an error in neither.
     fn expose(&self, placed: &Placed, pages: PageRange) -> Result<(), OsError> {
-        // Relaxed: set under a claim on the page, and this comes under a later one.
+        // Relaxed: set under a claim on the page, and this comes under a later one (or see
+        // `set_file_shared`).
         if self.unclean.load(Ordering::Relaxed) {
             self.punch(placed, pages)?;
         }

@@ -15,6 +15,15 @@
 //! Each recovery in this state is counted. The allocator, which may wait and fail, makes the
 //! reserve anew as soon as there are mappings again.
 
+// As in `harena_arena_fault`: the handler runs through here and must not panic.
+#![deny(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+
 use harena_arena_fault::{HostFault, WindowPage};
 
 use crate::shared::{Outcome, SCRATCH_MAX, Shared};
@@ -51,14 +60,13 @@ impl Shared {
             // The other thread's call makes room: this one's next fault finds it.
             return Err(error);
         }
-        self.shrink_scratch(SCRATCH_SHORT - 1);
-        let mut mapped = self.map_scratch(page);
+        let mut mapped = Err(error);
         for keep in (0..SCRATCH_SHORT).rev() {
+            self.shrink_scratch(keep);
+            mapped = self.map_scratch(page);
             if mapped.is_ok() {
                 break;
             }
-            self.shrink_scratch(keep);
-            mapped = self.map_scratch(page);
         }
         mapped
     }

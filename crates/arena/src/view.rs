@@ -40,7 +40,7 @@ use harena_arena_fault::PageRange;
 
 use crate::reservation::Reservation;
 use crate::sync::{Arc, AtomicU32, Ordering, spin_loop};
-use crate::sys::{MemFile, OsError, Protection, Span};
+use crate::sys::{MemFile, OsError, PAGE, Protection, Span};
 
 /// Pages of a region: what one page of a page table covers.
 const REGION_PAGES: u32 = if cfg!(shuttle) { 4 } else { 512 };
@@ -53,8 +53,6 @@ const CLOSED: u32 = 0;
 const OPENING: u32 = u32::MAX - 1;
 const OPEN: u32 = u32::MAX;
 
-#[expect(clippy::cast_possible_truncation, reason = "4096 fits any usize")]
-const PAGE: usize = PAGE_SIZE as usize;
 const REGION_SIZE: usize = (REGION_PAGES as usize).saturating_mul(PAGE);
 
 /// How pages are hidden.

@@ -63,7 +63,8 @@ impl<T: Plain> UserPtr<'_, T> {
     pub fn read(self) -> T {
         let place = self.place.cast::<Unaligned<T>>();
         // SAFETY: the value lies in the view (invariant), which outlives this pointer and stays
-        // mapped as long as it lives; any bytes are a `T`; `Unaligned` has alignment 1. A page
+        // mapped as long as it lives (but for a child made by fork, see `read` of `ArenaPtr`); any
+        // bytes are a `T`; `Unaligned` has alignment 1. A page
         // that the arena refuses ends the process.
         unsafe { place.read_volatile() }.0
     }

@@ -8,6 +8,15 @@
 //! [`Remote::touch`] runs in the fault handler: system calls on descriptors that were opened
 //! when the view was made, nothing else. Why that is safe is argued in `mod.rs`.
 
+// As in `harena_arena_fault`: the handler runs through here and must not panic.
+#![deny(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -21,7 +30,8 @@ use crate::remote::wire::{
 use crate::remote::{SLOT_COUNT, SLOTS};
 use crate::spec::ArenaSpec;
 use crate::sys::{
-    self, AddressRange, FaultSignal, MemFile, OsError, Patience, Protection, Span, Tokens, Watch,
+    self, AddressRange, FaultSignal, MemFile, OsError, PAGE, Patience, Protection, Span, Tokens,
+    Watch,
 };
 
 /// Descriptors that come with the owner's hello: the memory file and its pidfd.
@@ -158,18 +168,24 @@ impl UserView {
         let id = REGISTRY
             .publish_view(start, remote.range.len(), payload)
             .ok_or(AttachError::TooManyViews)?;
-        let view = Self {
+        let files = std::iter::once(&this_process).chain(&theirs);
+        let files: Vec<BorrowedFd<'_>> = files.map(AsFd::as_fd).collect();
+        // Published before: see `uninstall_handler`.
+        let installed = sys::install_handler(FaultSignal::Bus).map_err(AttachError::Os);
+        let welcomed = installed.and_then(|()| {
+            let welcome = Welcome { errno: 0 }.encode();
+            sys::send_files(remote.socket.as_fd(), &welcome, &files).map_err(gone_or_os)
+        });
+        if let Err(error) = welcomed {
+            // Without a word to the owner, who waits for a welcome: it gets a refusal.
+            REGISTRY.retire(id);
+            return Err(error);
+        }
+        Ok(Self {
             id,
             map_flags: hello.map_flags,
             remote,
-        };
-        // Published before: see `uninstall_handler`. If this fails, the view goes again.
-        sys::install_handler(FaultSignal::Bus).map_err(AttachError::Os)?;
-        let files = std::iter::once(&this_process).chain(&theirs);
-        let files: Vec<BorrowedFd<'_>> = files.map(AsFd::as_fd).collect();
-        let welcome = Welcome { errno: 0 }.encode();
-        sys::send_files(view.remote.socket.as_fd(), &welcome, &files).map_err(gone_or_os)?;
-        Ok(view)
+        })
     }
 
     /// The first address.
@@ -202,7 +218,8 @@ impl Drop for UserView {
     fn drop(&mut self) {
         if self.remote.process != sys::process_id() {
             // The child of a fork: the connection is its parent's, and there is no mapping. What
-            // the registry points to must stay.
+            // the registry points to must stay (see `Arena::drop`).
+            REGISTRY.abandon(self.id);
             let _for_ever = Arc::into_raw(Arc::clone(&self.remote));
             return;
         }
@@ -219,8 +236,8 @@ impl Drop for UserView {
 
 impl Remote {
     /// Called by the fault handler: the page at `offset` was touched and the file lacks it.
-    pub(crate) fn touch(&self, offset: u64) -> Touched {
-        let Ok(page) = u32::try_from(offset / PAGE_SIZE) else {
+    pub(crate) fn touch(&self, offset: usize) -> Touched {
+        let Ok(page) = u32::try_from(offset / PAGE) else {
             return Touched::NoOwner;
         };
         if self.process != sys::process_id() {
@@ -257,6 +274,7 @@ impl Remote {
 type Slots = [OwnedFd; SLOTS];
 
 /// Both ends of all slots.
+#[expect(clippy::expect_used, reason = "sets up; no handler comes here")]
 fn slots() -> Result<(Slots, Slots), AttachError> {
     let mut ours = Vec::with_capacity(SLOTS);
     let mut theirs = Vec::with_capacity(SLOTS);

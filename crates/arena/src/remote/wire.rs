@@ -10,6 +10,15 @@
 //!
 //! Numbers are little-endian. Readers are total: any bytes are a message or an error.
 
+// As in `harena_arena_fault`: the handler runs through here and must not panic.
+#![deny(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+
 use harena_abi::UserAddr;
 
 /// Changes with every change of what is said.
@@ -222,12 +231,16 @@ fn unpack(bytes: [u8; PACKET_LEN], len: usize) -> Result<(u32, u32), WireError> 
 
 /// All callers' places are constants inside the message.
 fn put<const N: usize, const M: usize>(bytes: &mut [u8; N], at: usize, field: [u8; M]) {
-    bytes[at..at + M].copy_from_slice(&field);
+    for (to, from) in bytes.iter_mut().skip(at).zip(field) {
+        *to = from;
+    }
 }
 
 fn take<const N: usize, const M: usize>(bytes: &[u8; N], at: usize) -> [u8; M] {
     let mut field = [0; M];
-    field.copy_from_slice(&bytes[at..at + M]);
+    for (to, from) in field.iter_mut().zip(bytes.iter().skip(at)) {
+        *to = *from;
+    }
     field
 }
 

@@ -5,6 +5,8 @@
 //! signals (Miri, other systems), or where they must be watched (shuttle): memory from the
 //! allocator, a table of what a real system would have mapped, and no other process.
 
+use harena_abi::PAGE_SIZE;
+
 #[cfg(all(target_os = "linux", not(any(miri, shuttle))))]
 mod linux;
 #[cfg(all(target_os = "linux", not(any(miri, shuttle))))]
@@ -30,6 +32,10 @@ pub(crate) use model::{
     FILES_MAX, Patience, Tokens, Watch, end, files_have_huge_pages, packet_pair, receive,
     receive_files, send, send_files, this_process, wait,
 };
+
+/// [`PAGE_SIZE`], as lengths in memory are counted.
+#[expect(clippy::cast_possible_truncation, reason = "4096 fits any usize")]
+pub(crate) const PAGE: usize = PAGE_SIZE as usize;
 
 /// A signal that a fault raises.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -31,10 +31,9 @@ use harena_arena_fault::ThreadKey;
 #[cfg(not(shuttle))]
 use crate::mem::Zeroable;
 use crate::sync::{AtomicU32, Ordering};
-use crate::sys::{FaultSignal, LetGo, OsError, Protection, Span, Uninstalled};
+use crate::sys::{FaultSignal, LetGo, OsError, PAGE, Protection, Span, Uninstalled};
 
 const BACKED_MAX: usize = if cfg!(shuttle) { 1 << 17 } else { 1 << 20 };
-const PAGE: usize = 4096;
 
 /// Reserved addresses, backed at their start.
 #[derive(Debug)]

@@ -8,13 +8,12 @@ use core::mem::{ManuallyDrop, MaybeUninit};
 use core::ptr;
 use std::rc::{Rc, Weak};
 
-use crate::sys::OsError;
+use crate::sys::linux::last_errno;
 use crate::sys::linux::memory::AddressRange;
-use crate::sys::{Protection, Span};
+use crate::sys::{OsError, PAGE, Protection, Span};
 
 /// Room for the handler, and for one that it forwards to.
 const STACK_SIZE_MIN: usize = 64 * 1024;
-const PAGE: usize = 4096;
 
 /// Keeps the thread's alternate stack. The last one of a thread restores the former stack when
 /// it is dropped, on the same thread.
@@ -55,7 +54,7 @@ fn new_stack() -> Result<Option<Stack>, OsError> {
         return Err(OsError {
             call: "sigaltstack",
             len: size,
-            errno: libc::EINVAL,
+            errno: last_errno(),
         });
     }
     // SAFETY: the call above succeeded, so it has filled the structure.
@@ -83,7 +82,7 @@ fn new_stack() -> Result<Option<Stack>, OsError> {
         return Err(OsError {
             call: "sigaltstack",
             len: size,
-            errno: libc::EPERM,
+            errno: last_errno(),
         });
     }
     Ok(Some(Stack {

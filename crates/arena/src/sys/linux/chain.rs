@@ -22,6 +22,8 @@ use core::ptr;
 
 use harena_arena_fault::{ActionWords, REGISTRY, SavedAction};
 
+use crate::sys::linux::process_id;
+
 /// Signals that a mask word has room for.
 const SIGNALS: c_int = 64;
 
@@ -105,18 +107,26 @@ fn has_flag(former: ActionWords, flag: c_int) -> bool {
 /// 1. `info` is what the kernel passed to our handler.
 unsafe fn take_default(signal: c_int, info: *mut libc::siginfo_t) {
     set_default(signal);
-    // SAFETY: no preconditions.
-    let process = unsafe { libc::getpid() };
-    // SAFETY: no preconditions.
-    let thread = unsafe { libc::gettid() };
-    // SAFETY: reads one `siginfo_t`, which is valid by the caller's promise. A process may queue
-    // any signal information for itself.
-    let queued =
-        unsafe { libc::syscall(libc::SYS_rt_tgsigqueueinfo, process, thread, signal, info) };
-    if queued != 0 {
+    // SAFETY: valid by the caller's promise.
+    if !unsafe { queue_again(signal, info) } {
         // SAFETY: `raise` is async-signal-safe and has no preconditions.
         unsafe { libc::raise(signal) };
     }
+}
+
+/// Queues a signal with this information for this thread; false if the system refuses.
+///
+/// # Safety
+///
+/// 1. `info` is valid for a read.
+pub(super) unsafe fn queue_again(signal: c_int, info: *const libc::siginfo_t) -> bool {
+    let process = process_id();
+    let thread = rustix::thread::gettid().as_raw_nonzero().get();
+    let call = libc::SYS_rt_tgsigqueueinfo;
+    // SAFETY: reads one `siginfo_t`, which is valid by the caller's promise. A process may queue
+    // any signal information for itself.
+    let queued = unsafe { libc::syscall(call, process, thread, signal, info) };
+    queued == 0
 }
 
 /// Puts the default action in place.
@@ -150,9 +160,7 @@ unsafe fn call(
     if !has(libc::SA_NODEFER) {
         blocked |= mask_of(signal);
     }
-    let mask = to_sigset(blocked);
-    // SAFETY: async-signal-safe; the kernel restores the interrupted mask on return.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const mask, ptr::null_mut()) };
+    set_mask(blocked);
     let handler = &raw const former.handler;
     if has(libc::SA_SIGINFO) {
         // SAFETY: with SA_SIGINFO the word is the address of such a function (promise 1).
@@ -163,6 +171,18 @@ unsafe fn call(
         let function = unsafe { handler.cast::<PlainHandler>().read() };
         function(signal);
     }
+}
+
+/// Blocks all signals on this thread until the handler returns.
+pub(super) fn block_all() {
+    set_mask(u64::MAX);
+}
+
+fn set_mask(blocked: u64) {
+    let mask = to_sigset(blocked);
+    // SAFETY: async-signal-safe; the kernel restores the interrupted mask when the handler that
+    // it called returns.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const mask, ptr::null_mut()) };
 }
 
 /// The word of the frame that holds the mask of the interrupted code, which returning from

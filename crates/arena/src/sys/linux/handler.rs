@@ -9,7 +9,8 @@
 //! goes on to change mappings; all others go to whoever was there before, untouched. While
 //! the handler runs, all signals are blocked on its thread: a fault inside it makes the kernel
 //! apply the default action instead of entering it again, and another party's handler, which
-//! may touch the arena itself, waits.
+//! may touch the arena itself, waits. (A handler that was installed later and calls ours has
+//! to see to that itself: see the crate's documentation.)
 //!
 //! A touch in a view of another process's arena waits for that process, as a page fault waits
 //! for a disk. A handler that ran in between could leave by `longjmp` with the answer still to
@@ -40,7 +41,7 @@ use harena_arena_fault::{
 use crate::code::FaultTable;
 use crate::remote::{Remote, Touched};
 use crate::shared::{Outcome, Shared};
-use crate::sys::linux::{chain, process_id, thread_key};
+use crate::sys::linux::{chain, last_errno, thread_key};
 use crate::sys::{FaultSignal, OsError, Uninstalled};
 
 /// Page fault error code of x86-64: the access was a write, an instruction fetch.
@@ -182,7 +183,7 @@ fn failed(call: &'static str) -> OsError {
     OsError {
         call,
         len: 0,
-        errno: libc::EINVAL,
+        errno: last_errno(),
     }
 }
 
@@ -209,7 +210,7 @@ extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut 
         Verdict::Retry => {}
         // SAFETY: the arguments are those that the kernel passed.
         Verdict::Forward => unsafe { chain::forward(signal, info, context) },
-        // SAFETY: as above; all signals are blocked, since this comes of a SIGBUS only.
+        // SAFETY: as above.
         Verdict::Segv => unsafe { become_segv(signal, info, context) },
     }
 }
@@ -219,11 +220,16 @@ fn act(key: ThreadKey, action: Action<'_>) -> Verdict {
         Action::Forward | Action::Program(_) => Verdict::Forward,
         Action::Recover(host) => recover(&host).into(),
         Action::UserTouch { arena, offset } => shared_of(&arena).user_touch(key, offset).into(),
-        Action::RemoteTouch { view, offset } => match remote_of(&view).touch(offset) {
-            Touched::Again => Verdict::Retry,
-            Touched::Segv => Verdict::Segv,
-            Touched::NoOwner => Verdict::Forward,
-        },
+        Action::RemoteTouch { view, offset } => {
+            // A handler that forwards to ours may have left signals open. One that came while
+            // this waits could leave by `longjmp`.
+            chain::block_all();
+            match remote_of(&view).touch(offset) {
+                Touched::Again => Verdict::Retry,
+                Touched::Segv => Verdict::Segv,
+                Touched::NoOwner => Verdict::Forward,
+            }
+        }
     }
 }
 
@@ -274,7 +280,6 @@ fn remote_of<'a>(pin: &'a Pin<'_>) -> &'a Remote {
 /// # Safety
 ///
 /// 1. The arguments are what the kernel passed to our handler.
-/// 2. SIGSEGV is blocked until the handler returns.
 unsafe fn become_segv(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     // SAFETY: valid by the caller's promise, plain integers.
     let mut segv = unsafe { info.read() };
@@ -291,12 +296,11 @@ unsafe fn become_segv(signal: c_int, info: *mut libc::siginfo_t, context: *mut c
         // SAFETY: as for the read; the kernel takes the mask from here on return.
         unsafe { mask.write(blocked & !chain::mask_of(libc::SIGSEGV)) };
     }
-    let process = process_id();
-    let thread = rustix::thread::gettid().as_raw_nonzero().get();
-    let call = libc::SYS_rt_tgsigqueueinfo;
-    // SAFETY: a process may send itself a signal with any code; the structure outlives the call.
-    let sent = unsafe { libc::syscall(call, process, thread, libc::SIGSEGV, &raw const segv) };
-    if sent != 0 {
+    // It must not come before the handler returns, which a handler that forwards to ours may
+    // not have seen to.
+    chain::block_all();
+    // SAFETY: the structure outlives the call.
+    if !unsafe { chain::queue_again(libc::SIGSEGV, &raw const segv) } {
         // SAFETY: the caller's promise 1.
         unsafe { chain::forward(signal, info, context) };
     }

@@ -358,10 +358,9 @@ impl AsFd for MemFile {
 pub(crate) fn files_have_huge_pages() -> Result<bool, OsError> {
     /// Two of the largest that there are on x86-64 and, with pages of 4 KiB, on aarch64.
     const LEN: u64 = 4 << 20;
-    const PAGE: u64 = 4096;
     let file = MemFile::create(LEN)?;
-    file.populate(0, PAGE)?;
-    Ok(file.resident()? > PAGE)
+    file.populate(0, PAGE_SIZE)?;
+    Ok(file.resident()? > PAGE_SIZE)
 }
 
 /// The file keeps its size.

@@ -4,6 +4,15 @@
 //! system call (again if a signal interrupted it), which allocates nothing and leaves `errno`
 //! alone. The others set a link up.
 
+// As in `harena_arena_fault`: the handler runs through here and must not panic.
+#![deny(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -96,8 +105,9 @@ pub(crate) fn receive_files(
     while got < len {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES_MAX))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
+        let rest = bytes.get_mut(got..).unwrap_or_default();
         let received = again(|| {
-            let rest = &mut [IoSliceMut::new(&mut bytes[got..])];
+            let rest = &mut [IoSliceMut::new(rest)];
             rustix::net::recvmsg(from, rest, &mut control, RecvFlags::CMSG_CLOEXEC)
         });
         let received = received.map_err(|error| os_error("recvmsg", len, error))?;
@@ -109,7 +119,7 @@ pub(crate) fn receive_files(
         if received.bytes == 0 {
             break;
         }
-        got += received.bytes;
+        got = got.saturating_add(received.bytes);
     }
     Ok(got)
 }

@@ -9,6 +9,15 @@
 //! none ──hold (allocator, under its lock)──► held ──let_go (any handler)──► letting go ──► none
 //! ```
 
+// As in `harena_arena_fault`: the handler runs through here and must not panic.
+#![deny(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+
 use core::ptr;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -16,9 +25,8 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 use super::memory::{MemFile, os_error};
-use crate::sys::{LetGo, OsError, SPARE_MAPPINGS};
+use crate::sys::{LetGo, OsError, PAGE, SPARE_MAPPINGS};
 
-const PAGE: usize = 4096;
 const LEN: usize = SPARE_MAPPINGS * PAGE;
 /// No mapping begins at the last byte of all addresses.
 const LETTING_GO: *mut u8 = ptr::without_provenance_mut(usize::MAX);
@@ -110,9 +118,13 @@ fn map_inaccessible(file: &MemFile) -> Result<*mut u8, OsError> {
 /// meaning for memory that nobody can touch.
 fn split(base: *mut u8) -> Result<(), OsError> {
     advise(base, LEN, Advice::LinuxDontFork)?;
-    (0..SPARE_MAPPINGS)
-        .step_by(2)
-        .try_for_each(|page| advise(base.wrapping_add(page * PAGE), PAGE, Advice::Random))
+    (0..SPARE_MAPPINGS).step_by(2).try_for_each(|page| {
+        advise(
+            base.wrapping_add(page.wrapping_mul(PAGE)),
+            PAGE,
+            Advice::Random,
+        )
+    })
 }
 
 fn advise(at: *mut u8, len: usize, advice: Advice) -> Result<(), OsError> {
@@ -124,5 +136,6 @@ fn advise(at: *mut u8, len: usize, advice: Advice) -> Result<(), OsError> {
 fn unmap(base: *mut u8) {
     // SAFETY: the run is ours as a whole, and nobody has a pointer into it.
     let done = unsafe { rustix::mm::munmap(base.cast(), LEN) };
-    debug_assert!(done.is_ok(), "munmap of whole mappings: {done:?}");
+    // Of whole mappings it cannot fail; no assertion, since the handler must not panic.
+    let _ = done;
 }
