@@ -142,7 +142,7 @@ pub struct Op {
     pub dst: u8,
     /// Source register.
     pub src: u8,
-    /// Bytes accessed, for [`OpCode::StackBounds`].
+    /// Bytes accessed, of memory operations.
     pub size: u8,
     /// Where a memory access leads.
     pub space: Space,
@@ -150,6 +150,40 @@ pub struct Op {
     pub off: i32,
     /// Immediate, sign-extended; number of the helper, kfunc or atomic operation.
     pub imm: u64,
+}
+
+impl Op {
+    /// The register that a memory operation goes through.
+    #[must_use]
+    pub const fn base(&self) -> Option<u8> {
+        match self.code.class() {
+            Class::Load => Some(self.src),
+            Class::Store | Class::Atomic => Some(self.dst),
+            Class::AluK | Class::AluX | Class::Move | Class::Set | Class::Jump => None,
+            Class::CastToKernel | Class::CastToUser | Class::Branch | Class::Call => None,
+            Class::CallFunction | Class::Exit | Class::End => None,
+        }
+    }
+
+    /// What an atomic does, and whether it gives the old value.
+    #[must_use]
+    pub fn atomic(&self) -> Option<(AtomicOp, bool)> {
+        let [a, b, c, d, ..] = self.imm.to_le_bytes();
+        let is_atomic = self.code.class() == Class::Atomic;
+        atomic_op(i32::from_le_bytes([a, b, c, d])).filter(|_| is_atomic)
+    }
+
+    /// The register that gets what a memory operation read.
+    #[must_use]
+    pub fn result(&self) -> Option<u8> {
+        if self.code.class() == Class::Load {
+            return Some(self.dst);
+        }
+        match self.atomic()? {
+            (AtomicOp::Cmpxchg, _) => Some(0),
+            (_, fetch) => fetch.then_some(self.src),
+        }
+    }
 }
 
 /// A decoded program.
@@ -169,7 +203,7 @@ pub struct CodeError {
     pub reason: String,
 }
 
-/// Decodes one slot; `next` is the slot behind it.
+/// A program while it is decoded.
 struct Decoder<'a> {
     insns: &'a [Insn],
     holes: Vec<bool>,

@@ -5,7 +5,7 @@
 //! the program reads it in place, through an arena pointer: no copy. Its contents hold
 //! until that CPU's next `set_cmask`.
 
-use harena_abi::{ArenaOffset, Cid, Cpu, Errno, KernAddr};
+use harena_abi::{ArenaOffset, Cid, Cpu, KernAddr};
 use harena_arena::{Arena, HALF_GUARD, Pool, ProgramScope, ProgramTag, ScopeError};
 use harena_scx::{CidMap, CpuSet};
 use harena_vm::ProgId;
@@ -58,11 +58,16 @@ pub(crate) struct Cmasks {
 }
 
 impl Cmasks {
-    /// Takes one cmask per CPU from the pool.
-    pub(crate) fn new(pool: Box<Pool>, nr_cpus: u32) -> Result<Self, Errno> {
-        let slots = (0..nr_cpus)
-            .map(|_| pool.alloc(size(nr_cpus)).map_err(|_full| Errno::ENOMEM))
-            .collect::<Result<_, _>>()?;
+    /// Takes one cmask per CPU from the pool; gives the pool back if it has too few.
+    pub(crate) fn new(pool: Box<Pool>, nr_cpus: u32) -> Result<Self, Box<Pool>> {
+        let mut slots = Vec::new();
+        for _ in 0..nr_cpus {
+            let Ok(slot) = pool.alloc(size(nr_cpus)) else {
+                free_all(&pool, &slots, nr_cpus);
+                return Err(pool);
+            };
+            slots.push(slot);
+        }
         Ok(Self { pool, slots })
     }
 
@@ -89,13 +94,16 @@ impl Cmasks {
     /// Gives all of them back; what is left is the pool with its pages.
     pub(crate) fn release(self) -> Box<Pool> {
         let nr_cids = u32::try_from(self.slots.len()).expect("one per CPU");
-        for slot in &self.slots {
-            self.pool
-                .free(*slot, size(nr_cids))
-                .expect("allocated by `new` with this size");
-        }
+        free_all(&self.pool, &self.slots, nr_cids);
         assert_eq!(self.pool.outstanding(), 0, "nobody else allocates here");
         self.pool
+    }
+}
+
+fn free_all(pool: &Pool, slots: &[KernAddr], nr_cids: u32) {
+    for slot in slots {
+        pool.free(*slot, size(nr_cids))
+            .expect("allocated by `new` with this size");
     }
 }
 
@@ -108,15 +116,32 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn attaching_again_takes_no_more_pages() {
+    fn arena(max_entries: u32) -> Arc<Arena> {
         let spec = ArenaSpec {
-            max_entries: 64,
+            max_entries,
             map_flags: BPF_F_MMAPABLE,
             map_extra: 0x1000_0000_0000,
             ..ArenaSpec::default()
         };
-        let arena = Arc::new(Arena::create(&spec).unwrap());
+        Arc::new(Arena::create(&spec).unwrap())
+    }
+
+    #[test]
+    fn a_pool_that_has_too_few_comes_back_whole() {
+        let arena = arena(4);
+        let pool = Box::new(Pool::new(Arc::clone(&arena)));
+        let nr_cpus = 2048;
+        let pool = Cmasks::new(pool, nr_cpus).expect_err("four pages are too few");
+        assert_eq!(pool.outstanding(), 0);
+        assert!(
+            Cmasks::new(pool, 8).is_ok(),
+            "its pages serve a smaller machine"
+        );
+    }
+
+    #[test]
+    fn attaching_again_takes_no_more_pages() {
+        let arena = arena(64);
         let mut pool = Box::new(Pool::new(Arc::clone(&arena)));
         let mut pages = Vec::new();
         for _ in 0..3 {

@@ -153,7 +153,13 @@ impl SchedOps for Attached<'_> {
             let nr_cpus = self.st.places.nr_cpus();
             let pool = self.st.pool.take();
             let pool = pool.unwrap_or_else(|| Box::new(Pool::new(Arc::clone(arena))));
-            self.st.cmasks = Some(Cmasks::new(pool, nr_cpus)?);
+            match Cmasks::new(pool, nr_cpus) {
+                Ok(cmasks) => self.st.cmasks = Some(cmasks),
+                Err(pool) => {
+                    self.st.pool = Some(pool);
+                    return Err(Errno::ENOMEM);
+                }
+            }
         }
         Ok(())
     }

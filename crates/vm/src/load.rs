@@ -20,7 +20,7 @@ use crate::program::{Engine, Executable, ProgId, Program, line_text};
 use crate::struct_ops::{StructOpsId, StructOpsMap};
 use crate::vm::{Loaded, Streams, Vm};
 use harena_bpf::analysis;
-use harena_bpf::code::{self, OpCode};
+use harena_bpf::code::{self, Op, OpCode};
 
 /// Slots a program may have: `BPF_COMPLEXITY_LIMIT_INSNS`.
 const PROGRAM_SLOTS_MAX: usize = 1_000_000;
@@ -154,15 +154,15 @@ impl ProgramLoader<'_> {
             reason: error.reason,
         })?;
         for slot in 0..insns.len() {
-            let op = &mut code.ops[slot];
+            let op = code.ops[slot];
             if self.linked.poisoned.contains_key(&slot_number(slot)) {
-                op.code = OpCode::Poison;
+                code.ops[slot].code = OpCode::Poison;
                 continue;
             }
             if op.code == OpCode::LdImm64 {
-                op.imm = self.resolve_load(slot, insns)?;
+                code.ops[slot].imm = self.resolve_load(slot, insns, &code.ops)?;
             } else if op.code == OpCode::CallKfunc {
-                op.imm = self.resolve_kfunc(slot, insns[slot])?;
+                code.ops[slot].imm = self.resolve_kfunc(slot, insns[slot])?;
             } else if op.code == OpCode::CallFunction {
                 self.check_function(slot, op.off)?;
             }
@@ -237,7 +237,7 @@ impl ProgramLoader<'_> {
         Ok(())
     }
 
-    fn resolve_load(&self, slot: usize, insns: &[Insn]) -> Result<u64, VmLoadError> {
+    fn resolve_load(&self, slot: usize, insns: &[Insn], ops: &[Op]) -> Result<u64, VmLoadError> {
         let (low, high) = (insns[slot], insns[slot + 1]);
         let bad = |reason: &str| VmLoadError::BadInsn {
             place: self.place(slot),
@@ -256,7 +256,11 @@ impl ProgramLoader<'_> {
             Some(PseudoLoad::Func) => {
                 let start = i64::try_from(slot).unwrap_or(i64::MAX) + 1 + i64::from(low.imm);
                 let start = u32::try_from(start).map_err(|_negative| bad("no such function"))?;
-                if !self.is_function(start) {
+                // As the decoder does for calls: half an instruction starts nothing.
+                let is_half = ops
+                    .get(start as usize)
+                    .is_some_and(|op| op.code == OpCode::Hole);
+                if is_half || !self.is_function(start) {
                     return Err(bad("address of an instruction that starts no function"));
                 }
                 Ok(text_address(self.id, start))

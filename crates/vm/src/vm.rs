@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use harena_abi::KernAddr;
 use harena_arena::{FailedAllocs, Report};
+use harena_bpf::code::FRAME_SIZE;
 use harena_bpf::{LinkedObject, MapIndex};
 
 use crate::error::{Abort, AbortCause, OutOfGuestMemory, Place, VmCreateError, VmLoadError};
@@ -31,8 +32,10 @@ pub const NESTED_RUNS_MAX: u32 = 8;
 pub const FRAMES_MAX: u32 = 8;
 /// Bytes that a helper copies, clears or formats in the time of one instruction.
 const BYTES_PER_INSN: u64 = 64;
+/// Bytes of one frame.
+pub(crate) const FRAME_BYTES: u64 = FRAME_SIZE.unsigned_abs() as u64;
 /// Bytes of stack one run has.
-pub(crate) const STACK_SIZE: u64 = 512 * FRAMES_MAX as u64;
+pub(crate) const STACK_SIZE: u64 = FRAME_BYTES * FRAMES_MAX as u64;
 
 /// What a VM is created with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

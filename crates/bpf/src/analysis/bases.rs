@@ -40,8 +40,11 @@ pub enum Base {
 impl Base {
     fn plus(self, bytes: i64) -> Self {
         // Beyond that no access is proven anyway.
-        const FAR: i64 = 1 << 32;
-        let near = |offset: i64| offset.checked_add(bytes).filter(|sum| sum.abs() < FAR);
+        const FAR: u64 = 1 << 32;
+        let near = |offset: i64| {
+            let sum = offset.checked_add(bytes);
+            sum.filter(|sum| sum.unsigned_abs() < FAR)
+        };
         match self {
             Self::Unknown => Self::Unknown,
             Self::Frame(offset) => near(offset).map_or(Self::Unknown, Self::Frame),
@@ -257,6 +260,14 @@ mod tests {
         // The first function may call itself.
         let text = "r0 = *(u64 *)(r1 + 0); r1 = 5; call -3; exit";
         assert_eq!(found(text, &[0]), [Base::Unknown]);
+    }
+
+    #[test]
+    fn a_pointer_that_goes_too_far_is_unknown() {
+        for far in ["0x8000000000000000", "0x7fffffffffffffff", "0x100000000"] {
+            let text = format!("r2 = r10; r3 = {far} ll; r2 += r3; r0 = *(u64 *)(r2 + 0); exit");
+            assert_eq!(found(&text, &[0]), [Base::Unknown], "{far}");
+        }
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! Calls of helpers and kfuncs leave r1 to r5 as they were here, unlike in a kernel, where no
 //! verified program can tell. An engine that keeps them in registers that calls destroy
-//! must save those that are read later; in compiled programs there are none.
+//! must save those that are read later. In compiled programs these are few: a later call counts as
+//! reading all five, since it is not known how many arguments it has.
 //!
 //! Functions are followed too: what is live behind any call is live at every exit, since code may
 //! jump from one function into another.
@@ -24,6 +25,8 @@ pub struct RegSet(u16);
 impl RegSet {
     /// No register.
     pub const NONE: Self = Self(0);
+    /// Every register.
+    pub const ALL: Self = Self(0b111_1111_1111);
     /// r1 to r5.
     pub const ARGUMENTS: Self = Self(0b11_1110);
     /// r6 to r9, which a function's caller keeps.
@@ -100,7 +103,11 @@ struct Liveness<'a> {
     at_exit: RegSet,
 }
 
-/// The registers that may be read behind each slot.
+/// Ways through a program after which all registers count as live. What compilers make takes a
+/// few; a chain of jumps backwards would take one a jump.
+const PASSES_MAX: u32 = 64;
+
+/// The registers that may be read behind each slot: those, and perhaps more.
 #[must_use]
 pub fn live_after(ops: &[Op]) -> Vec<RegSet> {
     let mut liveness = Liveness {
@@ -108,8 +115,12 @@ pub fn live_after(ops: &[Op]) -> Vec<RegSet> {
         before: vec![RegSet::NONE; ops.len()],
         at_exit: RegSet::NONE,
     };
-    while liveness.pass() {}
-    (0..ops.len()).map(|slot| liveness.after(slot)).collect()
+    for _ in 0..PASSES_MAX {
+        if !liveness.pass() {
+            return (0..ops.len()).map(|slot| liveness.after(slot)).collect();
+        }
+    }
+    vec![RegSet::ALL; ops.len()]
 }
 
 impl Liveness<'_> {
@@ -171,6 +182,20 @@ mod tests {
         assert_eq!(live("call 5; r0 = r2; exit", 0), [2]);
         let looped = "again: call 5; r0 += r7; if r0 != 3 goto again; exit";
         assert_eq!(live(looped, 0), [0, 1, 2, 3, 4, 5, 7]);
+    }
+
+    #[test]
+    fn a_long_chain_of_jumps_backwards_is_given_up() {
+        let chain = |jumps: usize| {
+            let mut text = format!("goto l{jumps}; l0: call 5; exit; ");
+            for jump in 1..=jumps {
+                text += &format!("l{jump}: goto l{}; ", jump - 1);
+            }
+            text
+        };
+        assert_eq!(live(&chain(20), 1), [0]);
+        assert_eq!(live(&chain(20), 0), [1, 2, 3, 4, 5]);
+        assert_eq!(live(&chain(200), 1).len(), 11);
     }
 
     #[test]

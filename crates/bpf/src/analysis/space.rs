@@ -25,7 +25,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::code::{AtomicOp, Class, Op, OpCode, atomic_op};
+use crate::code::{Class, Op, OpCode};
 
 /// Where an access through a register leads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -135,7 +135,7 @@ pub fn mark(ops: &mut [Op], functions: &[u32], entries: &[u32]) {
     let states = analysis.states;
     for (op, state) in ops.iter_mut().zip(states) {
         let Some(state) = state else { continue };
-        let Some(base) = base_register(op) else {
+        let Some(base) = op.base() else {
             continue;
         };
         op.space = match state.reg(base) {
@@ -143,17 +143,6 @@ pub fn mark(ops: &mut [Op], functions: &[u32], entries: &[u32]) {
             CONSTANT | OTHER => Space::Kernel,
             _ => Space::Either,
         };
-    }
-}
-
-/// The register that a memory operation goes through.
-fn base_register(op: &Op) -> Option<u8> {
-    match op.code.class() {
-        Class::Load => Some(op.src),
-        Class::Store | Class::Atomic => Some(op.dst),
-        Class::AluK | Class::AluX | Class::Move | Class::Set | Class::Jump => None,
-        Class::CastToKernel | Class::CastToUser | Class::Branch | Class::Call => None,
-        Class::CallFunction | Class::Exit | Class::End => None,
     }
 }
 
@@ -214,7 +203,7 @@ impl Analysis<'_> {
                 }
             }
             Class::Atomic => {
-                if let Some(reg) = returned_in(&op) {
+                if let Some(reg) = op.result() {
                     state.set(reg, OTHER);
                 }
             }
@@ -262,15 +251,6 @@ fn after_call(state: &mut State, returned: Kinds) {
 fn constant_kind(op: &Op) -> Kinds {
     let is_number = op.code != OpCode::LdImm64 || (op.src == 0 && op.imm <= u64::from(u32::MAX));
     if is_number { CONSTANT } else { OTHER }
-}
-
-/// The register that gets an atomic's old value.
-fn returned_in(op: &Op) -> Option<u8> {
-    let imm = i32::try_from(op.imm).ok()?;
-    match atomic_op(imm)? {
-        (AtomicOp::Cmpxchg, _) => Some(0),
-        (_, fetch) => fetch.then_some(op.src),
-    }
 }
 
 fn target(op: &Op) -> usize {

@@ -2,7 +2,7 @@
 
 use dynasmrt::{DynasmApi, DynasmLabelApi, dynasm};
 use harena_bpf::analysis::RegSet;
-use harena_bpf::code::{FRAME_SIZE, Op, OpCode};
+use harena_bpf::code::{FRAME_SIZE, Op};
 
 use super::{CTX, Emitter, FRAME, LEFT, NATIVE, RDX, T0, T1, field};
 
@@ -45,7 +45,7 @@ impl Emitter<'_> {
     /// A function of the program: its frame is noted in the context, for reports, and the
     /// return address lies on the machine's stack, which no program can reach.
     pub(super) fn call_function(&mut self, slot: u32, op: &Op) {
-        let counts_may_goto = self.source.ops.iter().any(|op| op.code == OpCode::MayGoto);
+        let counts_may_goto = self.counts_may_goto;
         let saved: Vec<u8> = self
             .saved
             .iter()

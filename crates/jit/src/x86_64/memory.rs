@@ -16,7 +16,7 @@
 
 use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi, dynasm};
 use harena_bpf::analysis::Space;
-use harena_bpf::code::{AtomicOp, Class, Op, OpCode, atomic_op};
+use harena_bpf::code::{AtomicOp, Class, Op, OpCode};
 
 use super::alu::imm32;
 use super::role::Role;
@@ -67,29 +67,14 @@ fn size_log2(op: &Op) -> u8 {
     }
 }
 
-/// The register that an operation goes through.
+/// The register that a memory operation goes through.
 pub(super) fn base_of(op: &Op) -> u8 {
-    match op.code.class() {
-        Class::Load => op.src,
-        _ => op.dst,
-    }
+    op.base().expect("a memory operation")
 }
 
 /// An atomic's operation and whether the old value is returned.
 fn atomic(op: &Op) -> (AtomicOp, bool) {
-    atomic_op(imm32(op)).expect("checked when it was decoded")
-}
-
-/// The BPF register that an operation writes.
-fn result_of(op: &Op) -> Option<u8> {
-    match op.code.class() {
-        Class::Load => Some(op.dst),
-        Class::Atomic => match atomic(op) {
-            (AtomicOp::Cmpxchg, _) => Some(0),
-            (_, fetch) => fetch.then_some(op.src),
-        },
-        _ => None,
-    }
+    op.atomic().expect("checked when it was decoded")
 }
 
 /// Whether code for it exists: fetching `or`, `and` and `xor` are loops, and rare.
@@ -340,7 +325,7 @@ impl Emitter<'_> {
     /// The rare path of a memory operation: the host makes it.
     pub(super) fn access(&mut self, slot: u32, resume: DynamicLabel, fault: Option<(u32, u32)>) {
         let op = self.source.ops[slot as usize];
-        let result = result_of(&op);
+        let result = op.result();
         if let Some((fault_pc, resume_pc)) = fault {
             let zero_reg = result.filter(|_| op.code.class() == Class::Load);
             self.compiler.faults.push(Fault {

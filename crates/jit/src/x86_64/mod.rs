@@ -7,7 +7,7 @@
 //! | r9 | instructions left | rbp | the context |
 //! | r10 r11 | nothing for long | r12 | host address that r10 stands for |
 //!
-//! A [`role::Role`] (heap, heap's guest address, arena) lives in the register of a BPF
+//! A [`role::Role`] (heap, heap's guest address, arena, host minus guest address of the heap) lives in the register of a BPF
 //! register that the program does not use, or in the context.
 //!
 //! Inside a function, rsp is a multiple of 16. Rare paths lie behind each program's code.
@@ -119,6 +119,7 @@ impl Compiler {
             blocks: analysis::blocks(source.ops, source.functions, arena),
             roles: Roles::choose(source),
             saved: used_saved(source.ops),
+            counts_may_goto: source.ops.iter().any(|op| op.code == OpCode::MayGoto),
             compiler: self,
             source,
             live,
@@ -222,6 +223,8 @@ struct Emitter<'a> {
     live: Vec<RegSet>,
     roles: Roles,
     saved: RegSet,
+    /// Whether a call of a function must count its `may_goto` anew.
+    counts_may_goto: bool,
     labels: Vec<DynamicLabel>,
     common: Common,
     rare: Vec<Rare>,

@@ -1,4 +1,5 @@
-//! Memory accesses of programs that are not plain heap: arena pages, and faults.
+//! Memory accesses of programs that are not plain heap: arena pages, and faults; and whatever
+//! machine code does not do itself.
 //!
 //! A faulting load gives 0, a faulting store is dropped whole, a faulting atomic leaves
 //! memory and registers alone; each is reported and the program goes on behind it.
@@ -19,7 +20,7 @@ use crate::report;
 use crate::violation::ViolationKind;
 use crate::vm::Vm;
 use harena_bpf::analysis::Space;
-use harena_bpf::code::{AtomicOp, Op, OpCode, atomic_op};
+use harena_bpf::code::{AtomicOp, Op, OpCode};
 
 /// What the running program's arena looks like from its instructions.
 pub(super) struct ArenaView {
@@ -173,7 +174,7 @@ pub(super) fn store<T: Scalar>(
 }
 
 /// The old value, or `None` if the access faulted.
-pub(super) fn atomic<T: Word>(
+fn atomic<T: Word>(
     vm: &mut Vm,
     host: &mut dyn Host,
     program: &Program,
@@ -190,7 +191,7 @@ pub(super) fn atomic<T: Word>(
     old
 }
 
-/// A memory operation of compiled code that it does not make itself.
+/// A memory operation, with what its registers hold.
 #[derive(Clone, Copy)]
 pub(super) struct Request<'a> {
     pub(super) op: &'a Op,
@@ -247,22 +248,22 @@ pub(super) fn perform(
         OpCode::St16 | OpCode::Stx16 | OpCode::StRel16 => store!(u16),
         OpCode::St32 | OpCode::Stx32 | OpCode::StRel32 => store!(u32),
         OpCode::St64 | OpCode::Stx64 | OpCode::StRel64 => store!(u64),
-        OpCode::Atomic32 => update::<u32>(vm, host, program, view, (at, request)),
-        OpCode::Atomic64 => update::<u64>(vm, host, program, view, (at, request)),
+        OpCode::Atomic32 => update::<u32>(vm, host, program, view, request),
+        OpCode::Atomic64 => update::<u64>(vm, host, program, view, request),
         _ => unreachable!("{:?} touches no memory", op.code),
     }
 }
 
-/// An atomic; one that faults leaves its registers as they were.
-fn update<T: Word>(
+/// An atomic: what its result register becomes; as it was, if it faults.
+pub(super) fn update<T: Word>(
     vm: &mut Vm,
     host: &mut dyn Host,
     program: &Program,
     view: Option<&ArenaView>,
-    (at, request): (At, Request<'_>),
+    request: Request<'_>,
 ) -> u64 {
-    let [a, b, c, d, ..] = request.op.imm.to_le_bytes();
-    let (kind, _) = atomic_op(i32::from_le_bytes([a, b, c, d])).expect("decoded");
+    let at = At::of(request.op, request.base);
+    let (kind, _) = request.op.atomic().expect("checked when it was decoded");
     let (operand, expected) = (request.value, request.r0);
     let change = Atomic {
         kind,

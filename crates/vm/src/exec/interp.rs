@@ -14,10 +14,10 @@ use crate::error::{Abort, AbortCause};
 use crate::host::Host;
 use crate::mem::{Scalar, Word};
 use crate::program::Program;
-use crate::vm::Vm;
+use crate::vm::{FRAME_BYTES, Vm};
 use crate::{helpers, kfuncs};
 use harena_bpf::analysis::Space;
-use harena_bpf::code::{AtomicOp, Op, OpCode, atomic_op};
+use harena_bpf::code::{Op, OpCode};
 
 /// Registers r0 to r10; the rest pads the array.
 pub(super) type Regs = [u64; 16];
@@ -84,23 +84,16 @@ impl Outside<'_> {
     #[inline(never)]
     fn atomic<T: Word>(&mut self, pc: usize, op: &Op, r: &mut Regs) {
         self.at(pc);
-        let imm = i32::from_le_bytes(w(op.imm).to_le_bytes());
-        let (kind, fetch) = atomic_op(imm).expect("checked when it was decoded");
-        let (base, operand) = (r[usize::from(op.dst & 15)], r[usize::from(op.src & 15)]);
-        let request = access::Atomic {
-            kind,
-            operand,
-            expected: r[0],
+        let request = access::Request {
+            op,
+            base: r[usize::from(op.dst & 15)],
+            value: r[usize::from(op.src & 15)],
+            r0: r[0],
         };
         let arena = self.arena.as_ref();
-        let request = (At::of(op, base), request);
-        let old = access::atomic::<T>(self.vm, self.host, self.program, arena, request);
-        // A faulting atomic leaves its registers as they were.
-        let Some(old) = old else { return };
-        if kind == AtomicOp::Cmpxchg {
-            r[0] = old;
-        } else if fetch {
-            r[usize::from(op.src & 15)] = old;
+        let result = access::update::<T>(self.vm, self.host, self.program, arena, request);
+        if let Some(reg) = op.result() {
+            r[usize::from(reg & 15)] = result;
         }
     }
 }
@@ -374,7 +367,7 @@ pub(super) fn run(
                 push_frame(out.vm, op.off.cast_unsigned())?;
                 let frame = out.vm.frames.last_mut().expect("just pushed");
                 frame.saved = [r[6], r[7], r[8], r[9]];
-                r[10] += 512;
+                r[10] += FRAME_BYTES;
                 pc = op.off.cast_unsigned() as usize;
             }
             OpCode::Exit => {
@@ -384,7 +377,7 @@ pub(super) fn run(
                 }
                 let frame = out.vm.frames.pop().expect("more frames than at the start");
                 r[6..10].copy_from_slice(&frame.saved);
-                r[10] -= 512;
+                r[10] -= FRAME_BYTES;
                 let caller = out.vm.frames.last().expect("the caller's frame");
                 pc = caller.pc as usize + 1;
             }

@@ -17,7 +17,7 @@ use crate::kfuncs::charge_faults;
 use crate::program::{ProgId, Program};
 use crate::report::host_faults;
 use crate::timer::TimerId;
-use crate::vm::{FRAMES_MAX, Frame, NESTED_RUNS_MAX, Run, RunResult, STACK_SIZE, Vm};
+use crate::vm::{FRAME_BYTES, FRAMES_MAX, Frame, NESTED_RUNS_MAX, Run, RunResult, STACK_SIZE, Vm};
 
 pub(crate) use native::{Native, compile};
 
@@ -160,5 +160,5 @@ pub(crate) fn frame_pointer(vm: &Vm) -> u64 {
     let run = vm.runs.last().expect("a frame belongs to a run");
     let frames = (vm.frames.len() - run.first_frame) as u64;
     let level = vm.runs.len() as u64 - 1;
-    vm.stacks.raw() + level * STACK_SIZE + frames * 512
+    vm.stacks.raw() + level * STACK_SIZE + frames * FRAME_BYTES
 }

@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
-use harena_abi::{PAGE_SIZE, UserAddr};
-use harena_arena::{Arena, SLAB_SIZE_MAX, SlabCache, SlabCacheError};
+use harena_abi::{ArenaOffset, PAGE_SIZE, UserAddr};
+use harena_arena::{Arena, SLAB_SIZE_MAX, SlabCache, SlabCacheError, SlabFreeError};
 
 use super::{arena, charge_pages, u32_of};
 use crate::helpers::{Answer, Ctx, Fail};
@@ -48,9 +48,18 @@ pub(super) fn arena_free(ctx: &mut Ctx<'_>, [map, ptr, ..]: [u64; 5]) -> Answer 
         return Ok(0);
     }
     let address = UserAddr::new(ptr);
-    let done = cache(ctx, &arena).map(|mut cache| cache.free_at(address));
-    // Without a cache, in a child made by fork, there is no arena either.
-    if let Ok(Err(refused)) = done {
+    let done = match cache(ctx, &arena) {
+        Ok(mut cache) => cache.free_at(address),
+        // The allocator has no tables, so it never gave anything.
+        Err(SlabCacheError::NoWindow | SlabCacheError::Os(_)) => {
+            let at = ArenaOffset::of(address);
+            Err(SlabFreeError::NotAllocated { at })
+        }
+        // A child made by fork has no arena to free from. All caches are in use by other threads
+        // at this moment: the object is lost, until the arena goes.
+        Err(SlabCacheError::Forked | SlabCacheError::Busy { .. }) => Ok(()),
+    };
+    if let Err(refused) = done {
         crate::report::bad_free(ctx.vm, ctx.host, ctx.program, address, refused);
     }
     // Pages that could not be given back at once wait for the worker.

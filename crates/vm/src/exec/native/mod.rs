@@ -55,6 +55,7 @@ mod mapped {
     use harena_abi::bpf::BPF_F_NO_USER_CONV;
     use harena_arena::{CompiledCode, ExtableEntry};
     use harena_bpf::analysis::Arena;
+    use harena_bpf::code::OpCode;
     use harena_jit::{CodeImage, Compiler, ProgramCode, Source, UserCast};
 
     use super::JitRefused;
@@ -127,8 +128,9 @@ mod mapped {
     fn add(vm: &Vm, program: &Program, compiler: &mut Compiler) -> (ProgramCode, ContextUse) {
         let mut functions: Vec<u32> = program.linked.funcs.iter().map(|f| f.start).collect();
         functions.push(0);
+        let ops = &program.executable.code.ops;
         // What type information says of functions is the file's claim.
-        functions.retain(|start| *start < program.len);
+        functions.retain(|start| *start < program.len && ops[*start as usize].code != OpCode::Hole);
         functions.sort_unstable();
         functions.dedup();
         let arena = program.arena.map(|map| {
@@ -139,7 +141,6 @@ mod mapped {
                 UserCast::ClearHigh
             }
         });
-        let ops = &program.executable.code.ops;
         let has_arena = arena.map_or(Arena::None, |_| Arena::Some);
         let (proofs, context) = proofs::proofs(&vm.mem, ops, &functions, has_arena);
         let code = compiler.add(&Source {
