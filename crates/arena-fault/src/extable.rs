@@ -10,7 +10,7 @@ pub struct ExtableEntry {
     pub fault_pc: u32,
     /// Offset at which to go on: what reports the fault, and goes on behind the instruction.
     pub resume_pc: u32,
-    /// The BPF register that a load sets to 0.
+    /// The BPF register that is 0 afterwards, if it was a load: the place to go on sees to that.
     pub zero_reg: Option<u8>,
 }
 

@@ -1,8 +1,8 @@
 //! Access to memory that a program can change, or take away, at any moment.
 //!
 //! There is never a reference into an arena but to an atomic: the compiler may assume that what
-//! another one names does not change. [`ArenaPtr`] reads and writes volatile or atomic values; what it
-//! reads is an *allegation* of the program.
+//! another one names does not change. [`ArenaPtr`] reads and writes volatile or atomic values;
+//! what it reads is an *allegation* of the program.
 //!
 //! | access | empty page |
 //! |---|---|

@@ -25,7 +25,9 @@ pub(crate) fn run(plan: &RunPlan) -> Result<Status, Failure> {
         tell_notes(plan);
     }
     let mut simulation = prepare(plan)?;
-    if let Some(why) = simulation.scheduler().jit_refused() {
+    if plan.report != Report::Nothing
+        && let Some(why) = simulation.scheduler().jit_refused()
+    {
         output::complain(&format!(
             "note: no machine code, programs are interpreted: {why}"
         ));

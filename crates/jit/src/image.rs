@@ -56,7 +56,7 @@ pub struct CodeImage {
     pub bytes: Vec<u8>,
     /// Instructions that may fault, by offset.
     pub faults: Vec<Fault>,
-    /// Which operation each part of the code belongs to, by offset.
+    /// Which operation each part of the code belongs to, by offset: for disassembly.
     pub lines: Vec<Line>,
 }
 
@@ -91,7 +91,7 @@ pub struct Fault {
     pub fault_pc: u32,
     /// Offset at which to go on: what makes the access the slow way and reports it.
     pub resume_pc: u32,
-    /// The BPF register that a load sets to 0.
+    /// The BPF register that is 0 afterwards, if it was a load: the place to go on sees to that.
     pub zero_reg: Option<u8>,
 }
 

@@ -1,8 +1,8 @@
 //! Decoded BPF programs to machine code, as data.
 //!
 //! ```text
-//! ops, arena? ──Compiler::add──► machine code ──Compiler::finish──► CodeImage
-//!                                                  bytes, entries, faults, lines
+//! ops, arena? ──Compiler::add──► ProgramCode ──Compiler::finish──► CodeImage
+//!                                entries                           bytes, faults, lines
 //! ```
 //!
 //! A template compiler: each operation becomes a few instructions, and BPF registers live

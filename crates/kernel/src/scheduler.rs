@@ -114,7 +114,8 @@ impl BpfScheduler {
         self.vm.insns_total()
     }
 
-    /// Accesses of programs, or of kfuncs for them, to memory that is not there.
+    /// Accesses of programs, or of the host for them, to memory that is not there, and frees of
+    /// what is no object of the arena.
     #[must_use]
     pub fn violations(&self) -> &[Violation] {
         self.vm.violations()

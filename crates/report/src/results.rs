@@ -247,9 +247,9 @@ pub struct Violation {
     pub program: String,
     /// The function in it.
     pub function: String,
-    /// `arena` (the program touched an empty page), `host` (a kfunc did, through the
-    /// program's pointer), `wild` (the pointer leads to no memory of the scheduler's) or `free`
-    /// (what was freed is no object of the arena).
+    /// `arena` (the program touched an empty page), `host` (the host did, in a
+    /// kfunc or for a callback), `wild` (the pointer leads to no memory of the scheduler's, or it
+    /// is a store to frozen memory) or `free` (what was freed is no object of the arena).
     pub kind: String,
     /// `READ` or `WRITE`.
     pub access: String,

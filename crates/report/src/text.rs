@@ -311,7 +311,7 @@ impl Results {
 fn write_violation(out: &mut String, v: &Violation) -> fmt::Result {
     let what = match v.kind.as_str() {
         "arena" => "of an empty arena page",
-        "host" => "of an empty arena page by a kfunc",
+        "host" => "of an empty arena page by the host",
         "wild" => "through a wild pointer",
         "free" => "to free what is no object of the arena",
         other => &escape(other),

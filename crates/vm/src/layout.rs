@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! GUEST_BASE ─► ┌──────────────┐ +0
-//!               │ guard        │       never mapped
+//!               │ guard        │       not mapped, but for its last page: the bounds that
+//!               │              │       machine code compares with
 //!   HEAP_START ►├──────────────┤ +1 GiB
 //!               │ Rodata       │       frozen map values: programs load, never store
 //!  HEAP_WRITABLE├──────────────┤ +2 GiB
@@ -24,8 +25,9 @@
 //!               └──────────────┘
 //! ```
 //!
-//! Loads of a program are contained by one compare against `[HEAP_START, HEAP_END)`,
-//! stores by one against `[HEAP_WRITABLE, HEAP_END)`; whatever fails goes the slow way.
+//! Loads of a program are contained by compares with what was handed out of
+//! `[HEAP_START, HEAP_END)`, stores of `[HEAP_WRITABLE, HEAP_END)`; whatever fails goes the slow
+//! way.
 
 use harena_abi::KernAddr;
 

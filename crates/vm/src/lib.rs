@@ -6,9 +6,10 @@
 //!                                                    kfunc(Call) ──────┘ may run again
 //! ```
 //!
-//! A program can reach guest memory ([`GuestMem`]) and nothing else, proven or not: every
-//! access is compared against it, or proven. What a verifier would have refused ends the run
-//! with an [`Abort`]; a bad *access* is contained, reported as a [`Violation`], and passed over.
+//! A program can reach guest memory ([`GuestMem`]) and nothing else: every access is compared
+//! against it, proven to lie there, or cut to the arena's window. What a verifier would have
+//! refused ends the run with an [`Abort`]; a bad *access* is contained, reported as a
+//! [`Violation`], and passed over.
 //!
 //! Programs are executed by an interpreter, the reference, or as machine code ([`Engine`]),
 //! with equal results.

@@ -1,4 +1,8 @@
-//! Guest memory: everything a program can name, and the only door to it.
+//! Guest memory: everything a program can name, and the door to it.
+//!
+//! Machine code has a door of its own, which `docs/design/0007-jit.md` describes: it compares
+//! with the bounds that are kept here and only grow, it has proofs, or it cuts addresses to the
+//! arena's window and relies on the fault handler. For all others:
 //!
 //! Invariants
 //! - Every access is checked against the heap or an arena's window before a host

@@ -1,4 +1,4 @@
-//! What programs did to memory they should not have touched, counted per place.
+//! What programs did to memory they should not have touched or freed, counted per place.
 //!
 //! Reports in the streams are for reading; this list is for tables and JSON. It is
 //! bounded: places beyond the limit are only counted.
@@ -18,7 +18,7 @@ const PLACES_MAX: usize = 1024;
 pub enum ViolationKind {
     /// A program's own access to an empty arena page.
     Arena,
-    /// A kfunc's access, through a pointer the program gave it, to an empty arena page.
+    /// An access of the host to an empty arena page, in a kfunc or for a callback.
     Host,
     /// A program's access through a pointer that leads to no guest memory, or a store to
     /// frozen memory.

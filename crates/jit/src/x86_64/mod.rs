@@ -7,8 +7,8 @@
 //! | r9 | instructions left | rbp | the context |
 //! | r10 r11 | nothing for long | r12 | host address that r10 stands for |
 //!
-//! A [`role::Role`] (heap, heap's guest address, arena, host minus guest address of the heap) lives in the register of a BPF
-//! register that the program does not use, or in the context.
+//! A [`role::Role`] (heap, heap's guest address, arena, host minus guest address of the heap)
+//! lives in the register of a BPF register that the program does not use, or in the context.
 //!
 //! Inside a function, rsp is a multiple of 16. Rare paths lie behind each program's code.
 #![expect(

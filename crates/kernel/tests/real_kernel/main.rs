@@ -1,6 +1,6 @@
 //! Goal: arena programs do here exactly what they do in a real kernel.
 //!
-//! Method: the test programs of `bpf/tests/arena_*.bpf.c` are linked by our loader and played
+//! Method: `bpf/tests/arena_{alloc,cast,fault,user}.bpf.c` are linked by our loader and played
 //! through the same scenario on two machines: this engine, and the kernel the test runs on
 //! (through `bpf(2)`; that also shows our loader's work to a real verifier). Return values,
 //! contexts and what the user side reads must be equal. What Linux 6.18 answered is kept in
