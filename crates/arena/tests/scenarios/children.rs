@@ -40,6 +40,12 @@ pub(crate) fn arm_alarm() {
     unsafe { libc::alarm(ALARM_S) };
 }
 
+/// For a child that becomes another program, which has its own limits.
+pub(crate) fn disarm_alarm() {
+    // SAFETY: the function has no preconditions.
+    unsafe { libc::alarm(0) };
+}
+
 fn command(name: &str) -> Command {
     let program = std::env::current_exe().expect("this binary has a path");
     let mut command = Command::new(program);
