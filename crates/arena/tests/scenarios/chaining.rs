@@ -18,11 +18,10 @@ use std::sync::OnceLock;
 use crash_handler::{CrashEventResult, CrashHandler, make_crash_event};
 use harena_arena::{UninstallError, uninstall_fault_handler};
 
-use crate::children::{self, assert_exit, case, child, exit, null, peek};
+use crate::children::{self, HANDLED, WRONG, assert_exit, case, child, exit, null, peek};
 use crate::common::{arena, offset, scope};
 
-/// Exit codes that tell how far a child came.
-const HANDLED: i32 = 42;
+/// Exit codes that tell how far a child came, beside those of all children.
 const SURVIVED: i32 = 43;
 const RECOVERED: i32 = 46;
 
@@ -302,11 +301,7 @@ child!(child_cell, {
             let word = arena.ptr::<u64>(offset(1, 0));
             word.write(7);
             let recovered = word.read() == 7 && arena.faults_recovered() == 1;
-            exit(if recovered {
-                RECOVERED
-            } else {
-                children::WRONG
-            });
+            exit(if recovered { RECOVERED } else { WRONG });
         }
     }
 });

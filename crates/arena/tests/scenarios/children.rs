@@ -2,21 +2,24 @@
 //! what a process has once (signal actions, limits, system call filters).
 //!
 //! A body ends by a signal, by an exit code that tells what happened, or by passing. An alarm
-//! ends a child that hangs.
+//! ends a child that hangs; one that a test does not wait for is [`Running`], and ends with it.
 
 use core::ptr;
+use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, ExitStatus};
+use std::process::{Child, ChildStderr, Command, ExitStatus};
 
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule,
 };
 
-/// Exit code of a child whose body went as it should.
-pub(crate) const DONE: i32 = 45;
+/// Exit code of a signal handler that a child has of its own.
+pub(crate) const HANDLED: i32 = 42;
 /// Exit code of a child that found something amiss and cannot panic.
 pub(crate) const WRONG: i32 = 44;
+/// Exit code of a child whose body went as it should.
+pub(crate) const DONE: i32 = 45;
 
 /// Seconds after which a child is taken to hang.
 const ALARM_S: libc::c_uint = 60;
@@ -46,7 +49,8 @@ pub(crate) fn disarm_alarm() {
     unsafe { libc::alarm(0) };
 }
 
-fn command(name: &str) -> Command {
+/// Starts the child test with this full name.
+pub(crate) fn command(name: &str) -> Command {
     let program = std::env::current_exe().expect("this binary has a path");
     let mut command = Command::new(program);
     command.args([
@@ -98,6 +102,72 @@ pub(crate) fn assert_exit(name: &str, code: i32) {
 pub(crate) fn exit(code: i32) -> ! {
     // SAFETY: async-signal-safe, and ends the process.
     unsafe { libc::_exit(code) }
+}
+
+/// Forks; the child ends with the code that `body` gives.
+pub(crate) fn fork(body: impl FnOnce() -> i32) -> libc::pid_t {
+    // SAFETY: the child only does what the callers' bodies do: calls on an arena or a view,
+    // which allocate nothing and take no lock there, and the exit.
+    let pid = unsafe { libc::fork() };
+    match pid {
+        0 => {
+            // A child inherits no alarm.
+            arm_alarm();
+            exit(body())
+        }
+        -1 => panic!("no process left"),
+        _ => pid,
+    }
+}
+
+/// Waits for a child made by [`fork`]: its status.
+pub(crate) fn wait(pid: libc::pid_t) -> i32 {
+    let mut status = 0;
+    // SAFETY: the child exists, and the status is valid for a write.
+    let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
+    assert_eq!(waited, pid);
+    status
+}
+
+/// A process that does not outlive the test that started it.
+#[derive(Debug)]
+pub(crate) struct Running(Child);
+
+impl Running {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        Self(command.spawn().expect("this binary runs"))
+    }
+
+    /// How it ended, if it did.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.0.try_wait().expect("it is our child")
+    }
+
+    /// What it will print, if that was piped.
+    pub(crate) fn stderr(&mut self) -> Option<ChildStderr> {
+        self.0.stderr.take()
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.0.kill().expect("it is our child");
+    }
+
+    /// Waits for its end: how it came, and what was printed that nobody has taken.
+    pub(crate) fn wait(&mut self) -> (ExitStatus, String) {
+        let mut shown = String::new();
+        if let Some(mut stderr) = self.stderr() {
+            stderr.read_to_string(&mut shown).expect("text");
+        }
+        (self.0.wait().expect("it is our child"), shown)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Both succeed at once where it has ended.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
 }
 
 pub(crate) fn peek(address: *const u8) -> u8 {

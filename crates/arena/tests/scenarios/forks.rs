@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use harena_abi::UserAddr;
 use harena_arena::{AllocError, Arena, UserMapError};
 
-use crate::children::{DONE, WRONG, arm_alarm, assert_exit, child, exit, peek};
+use crate::children::{DONE, WRONG, assert_exit, child, exit, fork, peek, wait};
 use crate::common::{arena, offset, scope, user};
 
 const PAGES: u32 = 600;
@@ -26,30 +26,6 @@ fn refuses_everything(arena: &Arena) -> bool {
             .map_user()
             .is_err_and(|error| error == UserMapError::Forked)
         && arena.set_user_window(here) == Err(UserMapError::Forked)
-}
-
-/// Forks; the child ends with the code that `body` gives.
-fn fork(body: impl FnOnce() -> i32) -> libc::pid_t {
-    // SAFETY: the child only does what its callers below do: calls on an arena, which allocate
-    // nothing and take no lock there, and the exit.
-    let pid = unsafe { libc::fork() };
-    match pid {
-        0 => {
-            // A child inherits no alarm.
-            arm_alarm();
-            exit(body())
-        }
-        -1 => panic!("no process left"),
-        _ => pid,
-    }
-}
-
-fn wait(pid: libc::pid_t) -> i32 {
-    let mut status = 0;
-    // SAFETY: the child exists, and the status is valid for a write.
-    let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
-    assert_eq!(waited, pid);
-    status
 }
 
 fn assert_exited(pid: libc::pid_t, code: i32) {

@@ -7,7 +7,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{Builder, JoinHandle};
@@ -18,7 +18,7 @@ use harena_arena::{
     Arena, ArenaSpec, AttachError, EntryState, LinkCloser, LinkError, ShareError, UserPtr, UserView,
 };
 
-use crate::children::{Forbidden, forbid};
+use crate::children::{self, Forbidden, Running, child as peer, exit, forbid, fork};
 use crate::common::{arena, arena_with, offset, page, scope, spec, user};
 
 mod hostile;
@@ -32,23 +32,24 @@ const PEER_AT: u32 = 8;
 
 struct Peer {
     arena: Arc<Arena>,
-    process: Child,
+    process: Running,
     served: JoinHandle<Result<(), LinkError>>,
     closer: LinkCloser,
 }
 
 /// Starts a process with the body `name`, connected to the stream that is returned.
-fn start(name: &str) -> (Child, UnixStream) {
+fn start(name: &str) -> (Running, UnixStream) {
     let (ours, theirs) = UnixStream::pair().expect("sockets are to be had");
-    let program = std::env::current_exe().expect("this binary has a path");
-    let mut command = Command::new(program);
+    (start_with(name, theirs), ours)
+}
+
+fn start_with(name: &str, connection: UnixStream) -> Running {
+    let mut command = children::command(&format!("remote::{name}"));
     command
-        .args(["--exact", &format!("remote::{name}"), "--ignored"])
-        .args(["--test-threads=1", "--nocapture"])
-        .stdin(OwnedFd::from(theirs))
+        .stdin(OwnedFd::from(connection))
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
-    (command.spawn().expect("this binary runs"), ours)
+    Running::start(&mut command)
 }
 
 impl Peer {
@@ -74,26 +75,28 @@ impl Peer {
     fn await_step(&mut self, step: u64) {
         let word = self.arena.ptr::<u64>(offset(0, PEER_AT));
         while word.load(Ordering::Acquire).expect("aligned") < step {
-            let ended = self.process.try_wait().expect("it is our child");
+            let ended = self.process.ended();
             assert_eq!(ended, None, "the peer ended before step {step}");
             std::thread::yield_now();
         }
     }
 
-    fn wait(self) -> (Output, Result<(), LinkError>) {
-        let output = self.process.wait_with_output().expect("it is our child");
-        (output, self.served.join().expect("serve does not panic"))
+    /// How the process ended, what it printed, and how the link ended.
+    fn wait(mut self) -> (ExitStatus, String, Result<(), LinkError>) {
+        let (status, shown) = self.process.wait();
+        let served = self.served.join().expect("serve does not panic");
+        (status, shown, served)
     }
 
     fn passes(self) {
-        let (output, served) = self.wait();
-        assert!(output.status.success(), "{output:?}");
+        let (status, shown, served) = self.wait();
+        assert!(status.success(), "{status}\n{shown}");
         assert_eq!(served, Ok(()), "it detached");
     }
 
     fn dies_of(self, signal: i32) {
-        let (output, served) = self.wait();
-        assert_eq!(output.status.signal(), Some(signal), "{output:?}");
+        let (status, shown, served) = self.wait();
+        assert_eq!(status.signal(), Some(signal), "{status}\n{shown}");
         assert_eq!(served, Err(LinkError::PeerGone));
     }
 }
@@ -133,15 +136,6 @@ fn await_owner(view: &UserView, step: u64) {
         std::thread::yield_now();
     }
 }
-
-macro_rules! peer {
-    ($name:ident, $body:block) => {
-        #[test]
-        #[ignore = "the body of another process"]
-        fn $name() $body
-    };
-}
-use peer;
 
 // ---- first touch ---------------------------------------------------------------------------
 
@@ -356,7 +350,7 @@ fn a_peer_that_is_killed_harms_nobody() {
         for _ in 0..50 {
             arena.free_pages(user(1), 255).expect("they are unmapped");
         }
-        peer.process.kill().expect("it runs");
+        peer.process.kill();
         peer.dies_of(libc::SIGKILL);
         arena.free_pages(user(1), 255).expect("they are unmapped");
         assert_eq!((arena.pages_in_use(), arena.peer_count()), (1, 0));
@@ -389,17 +383,15 @@ fn when_the_owner_closes_the_link_a_touch_is_what_it_is_without_us() {
     }
     peer.step(1);
     peer.await_step(2);
-    let (output, served) = peer.wait();
-    assert_eq!(output.status.signal(), Some(libc::SIGBUS), "{output:?}");
+    let (status, shown, served) = peer.wait();
+    assert_eq!(status.signal(), Some(libc::SIGBUS), "{status}\n{shown}");
     assert_eq!(served, Ok(()));
     assert_eq!(arena.entry_state(page(4)), EntryState::Empty);
 }
 
-/// An owner that serves until its peer is attached, and then ends without a word. A child made
-/// by fork lives on, and has all its descriptors.
-#[test]
-#[ignore = "the body of another process"]
-fn peer_that_is_the_owner() {
+// An owner that serves until its peer is attached, and then ends without a word. A child made
+// by fork lives on, and has all its descriptors.
+peer!(peer_that_is_the_owner, {
     let arena = shared_arena(spec(1000));
     let link = arena.share_user(connection()).expect("the peer attaches");
     let served = Builder::new().spawn(move || link.serve());
@@ -408,43 +400,36 @@ fn peer_that_is_the_owner() {
         std::thread::yield_now();
     }
     assert!(served.is_ok());
-    // SAFETY: the child only waits to be killed.
-    let child = unsafe { libc::fork() };
-    if child == 0 {
-        loop {
-            // SAFETY: no preconditions.
-            unsafe { libc::pause() };
-        }
-    }
+    let child = fork(|| {
+        // SAFETY: no preconditions.
+        unsafe { libc::pause() }
+    });
     eprintln!("forked {child}");
-    // SAFETY: ends the process.
-    unsafe { libc::_exit(0) }
+    exit(0)
+});
+
+/// A process of which this test knows but the number.
+struct Stray(libc::pid_t);
+
+impl Drop for Stray {
+    fn drop(&mut self) {
+        // SAFETY: it only waits to be killed, so that the number is still its own.
+        unsafe { libc::kill(self.0, libc::SIGKILL) };
+    }
 }
 
 #[test]
 fn when_the_owner_dies_a_touch_crashes_though_its_child_lives() {
-    let (owner, peer_end) = start("peer_that_is_the_owner");
-    let program = std::env::current_exe().expect("this binary has a path");
-    let peer = Command::new(program)
-        .args(["--exact", "remote::peer_waits_for_the_end", "--ignored"])
-        .stdin(OwnedFd::from(peer_end))
-        .stdout(Stdio::null())
-        .spawn();
-    let mut peer = peer.expect("this binary runs");
-    let mut owner = owner;
-    let mut said = String::new();
-    let stderr = owner.stderr.take().expect("it was piped");
+    let (mut owner, peer_end) = start("peer_that_is_the_owner");
+    let mut peer = start_with("peer_waits_for_the_end", peer_end);
+    let stderr = owner.stderr().expect("it was piped");
     let mut lines = std::io::BufRead::lines(std::io::BufReader::new(stderr));
-    let child = lines.find_map(|line| {
-        said = line.ok()?;
-        said.strip_prefix("forked ")?.parse::<i32>().ok()
-    });
-    let child = child.expect("it says whom it forked");
-    assert!(owner.wait().expect("it is our child").success());
-    let status = peer.wait().expect("it is our child");
-    // SAFETY: a process that this test had started.
-    unsafe { libc::kill(child, libc::SIGKILL) };
-    assert_eq!(status.signal(), Some(libc::SIGBUS), "{status}");
+    let child = lines.find_map(|line| line.ok()?.strip_prefix("forked ")?.parse().ok());
+    let _child = Stray(child.expect("it says whom it forked"));
+    let (status, _) = owner.wait();
+    assert!(status.success(), "{status}");
+    let (status, shown) = peer.wait();
+    assert_eq!(status.signal(), Some(libc::SIGBUS), "{status}\n{shown}");
 }
 
 peer!(peer_waits_for_the_end, {
@@ -490,22 +475,25 @@ peer!(peer_of_two, {
 #[test]
 fn two_processes_share_an_arena_with_the_host() {
     let arena = shared_arena(spec(16));
-    let peers = [
+    let mut peers = [
         Peer::start(&arena, "peer_of_two"),
         Peer::start(&arena, "peer_of_two"),
     ];
     assert_eq!(arena.peer_count(), 2);
-    let both_at = |byte| {
+    let both_at = |peers: &mut [Peer; 2], byte| {
         let word = arena.ptr::<u64>(offset(0, byte));
         while word.load(Ordering::Acquire) != Some(2) {
+            for peer in &mut *peers {
+                assert_eq!(peer.process.ended(), None);
+            }
             std::thread::yield_now();
         }
     };
-    both_at(72);
+    both_at(&mut peers, 72);
     assert_eq!(arena.ptr::<u64>(offset(1, 8)).read(), 10);
     assert_eq!(arena.ptr::<u64>(offset(2, 8)).read(), 11);
     peers[0].step(1);
-    both_at(80);
+    both_at(&mut peers, 80);
     arena.free_pages(user(1), 2).expect("they are unmapped");
     peers[0].step(2);
     peers.into_iter().for_each(Peer::passes);
@@ -617,6 +605,7 @@ fn where_userfaultfd_is_forbidden_both_sides_are_told() {
     let errno = Errno::EOPNOTSUPP as i32;
     let refused = arena.share_user(socket).unwrap_err();
     assert_eq!(refused, ShareError::Refused { errno });
-    assert!(process.wait().expect("it is our child").success());
+    let (status, shown) = process.wait();
+    assert!(status.success(), "{status}\n{shown}");
     assert_eq!(arena.peer_count(), 0);
 }

@@ -396,11 +396,11 @@ impl Cgroup {
 
     /// Runs a child in it, by way of a shell that joins first.
     fn run(&self, name: &str) -> std::process::ExitStatus {
-        let program = std::env::current_exe().expect("this binary has a path");
+        let child = children::command(name);
         let mut shell = std::process::Command::new("/bin/sh");
         let script = "echo $$ > \"$1/cgroup.procs\" && shift && exec \"$@\"";
-        shell.args(["-c", script, "sh"]).arg(&self.0).arg(program);
-        shell.args(["--exact", name, "--ignored", "--test-threads=1"]);
+        shell.args(["-c", script, "sh"]).arg(&self.0);
+        shell.arg(child.get_program()).args(child.get_args());
         shell.output().expect("a shell is there").status
     }
 }

@@ -4,23 +4,17 @@ use harena_abi::bpf::{BPF_F_MMAPABLE, BPF_F_SEGV_ON_FAULT};
 use harena_arena::{ArenaSpec, EntryState, LinkError, UninstallError, uninstall_fault_handler};
 
 use super::{Peer, attach, await_owner, peer, reach, shared_arena, word};
+use crate::children::{HANDLED, WRONG, exit, fork, wait};
 use crate::common::{UserMemory, offset, page, spec, user};
 
 // ---- fork ----------------------------------------------------------------------------------
 
 /// Runs `body` in a child made by fork: how it ended.
 fn forked(body: impl FnOnce()) -> i32 {
-    // SAFETY: the child only runs the body, which makes plain calls, and exits.
-    let pid = unsafe { libc::fork() };
-    if pid == 0 {
+    wait(fork(|| {
         body();
-        // SAFETY: ends the process.
-        unsafe { libc::_exit(0) }
-    }
-    let mut status = 0;
-    // SAFETY: the child exists, and the status is valid for a write.
-    unsafe { libc::waitpid(pid, &raw mut status, 0) };
-    status
+        0
+    }))
 }
 
 peer!(peer_that_forks, {
@@ -51,15 +45,6 @@ fn a_child_of_a_peer_has_no_view_and_no_say() {
 }
 
 // ---- signals -------------------------------------------------------------------------------
-
-/// Exit code of the handlers below.
-const HANDLED: i32 = 42;
-const WRONG: i32 = 43;
-
-fn exit(code: i32) -> ! {
-    // SAFETY: async-signal-safe, and ends the process.
-    unsafe { libc::_exit(code) }
-}
 
 /// Installs what an application may have for a signal.
 fn set_action(signal: i32, handler: usize) {
@@ -143,8 +128,8 @@ fn a_refused_touch_is_a_segv_as_the_kernel_raises_it() {
     };
     let peer = Peer::start(&refusing(), "signals::peer_has_a_segv_handler");
     peer.step(1);
-    let (output, served) = peer.wait();
-    assert_eq!(output.status.code(), Some(HANDLED), "{output:?}");
+    let (status, shown, served) = peer.wait();
+    assert_eq!(status.code(), Some(HANDLED), "{status}\n{shown}");
     assert_eq!(served, Err(LinkError::PeerGone));
     // Where it is ignored or blocked, it ends the process nevertheless.
     for name in ["signals::peer_ignores_segv", "signals::peer_blocks_segv"] {
@@ -175,8 +160,8 @@ fn without_owner_the_former_bus_handler_sees_the_touch() {
         std::thread::yield_now();
     }
     peer.step(1);
-    let (output, _) = peer.wait();
-    assert_eq!(output.status.code(), Some(HANDLED), "{output:?}");
+    let (status, shown, _) = peer.wait();
+    assert_eq!(status.code(), Some(HANDLED), "{status}\n{shown}");
 }
 
 peer!(peer_has_a_bus_error_of_its_own, {
