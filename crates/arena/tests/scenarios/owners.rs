@@ -6,9 +6,10 @@
 //! allocated), and touch the same few pages without any discipline: it must stay consistent.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::mpsc::sync_channel;
 
 use harena_abi::{ArenaOffset, UserAddr};
-use harena_arena::{AllocError, Arena, LockError};
+use harena_arena::{AllocError, Arena, EntryState, LockError};
 
 use crate::common::{arena, offset, page, scope, user};
 
@@ -17,7 +18,7 @@ const PAGES: u32 = 2 * HALF;
 /// Pages of the second half that all threads fight for.
 const CONTESTED: u32 = 40;
 
-/// A small generator, one for each thread, all from the seed that is printed.
+/// A small generator, one for each thread, all from one seed.
 struct Random(u64);
 
 impl Random {
@@ -61,7 +62,7 @@ fn disciplined(arena: &Arena, checker: &Checker, me: u32, random: &mut Random) {
     const HELD_MAX: usize = 20;
     let _scope = scope(arena);
     let mut held: Vec<Given> = Vec::new();
-    for round in 0..2_500u32 {
+    for round in 0..1_000u32 {
         let count = 1 + random.below(8);
         let first = random.below(HALF - count);
         let stamp = (u64::from(me) << 32) | u64::from(round);
@@ -145,8 +146,12 @@ fn faulting(arena: &Arena, stop: &AtomicBool, random: &mut Random) {
 
 #[test]
 fn no_page_is_handed_out_twice() {
-    let seed = u64::from(std::process::id());
-    println!("seed {seed}");
+    for seed in [1, 0x5eed, 0x9abc_def0] {
+        hands_out_no_page_twice(seed);
+    }
+}
+
+fn hands_out_no_page_twice(seed: u64) {
     let arena = arena(PAGES);
     let checker = Checker {
         owners: (0..HALF).map(|_| AtomicU32::new(0)).collect(),
@@ -224,34 +229,40 @@ fn faults_under_the_lock_of_the_same_thread_never_deadlock() {
 
 #[test]
 fn faults_are_recovered_while_another_thread_holds_the_lock() {
-    let arena = arena(64);
-    let (locked, faulted) = (AtomicBool::new(false), AtomicBool::new(false));
-    let wait_for = |flag: &AtomicBool| {
-        while !flag.load(Ordering::Acquire) {
-            std::thread::yield_now();
-        }
-    };
+    const PAGES: u32 = 64;
+    let arena = arena(PAGES);
+    // No capacity: each side waits for the other, and is told if it has panicked.
+    let (locked, is_locked) = sync_channel(0);
+    let (faulted, has_faulted) = sync_channel(0);
     std::thread::scope(|threads| {
-        threads.spawn(|| {
-            wait_for(&locked);
-            let _scope = scope(&arena);
-            for at in 0..64 {
-                arena.ptr::<u64>(offset(at, 0)).write(1);
+        let arena = &arena;
+        threads.spawn(move || {
+            let _scope = scope(arena);
+            for at in is_locked {
+                // The page that is about to be handed out, and its neighbour.
+                for at in [at, (at + 1) % PAGES] {
+                    arena.ptr::<u64>(offset(at, 0)).write(1);
+                    assert!(arena.touch_user(user(at)).is_err(), "scratch is there");
+                }
+                // Frees from any context do not wait either.
+                arena.free_pages_deferred(user(at), 1);
+                faulted.send(()).expect("the holder waits");
             }
-            // Frees from any context, and users' touches, do not wait either.
-            arena.free_pages_deferred(user(9), 1);
-            assert!(arena.touch_user(user(3)).is_err(), "scratch is there");
-            faulted.store(true, Ordering::Release);
         });
-        let hook = || {
-            locked.store(true, Ordering::Release);
-            wait_for(&faulted);
-        };
-        assert_eq!(
-            arena.alloc_pages_traced(Some(user(5)), 1, hook),
-            Ok(user(5))
-        );
+        for at in 0..PAGES {
+            let hook = || {
+                locked.send(at).expect("the other thread runs");
+                has_faulted.recv().expect("the other thread runs");
+            };
+            let got = arena.alloc_pages_traced(Some(user(at)), 1, hook);
+            assert_eq!(got, Ok(user(at)));
+            assert_eq!(arena.entry_state(page(at)), EntryState::Page);
+            assert_eq!(arena.ptr::<u64>(offset(at, 0)).read(), 0, "scratch is gone");
+            // Empty again, for the neighbour's turn.
+            arena.free_pages(user(0), PAGES).expect("never refused");
+        }
+        drop(locked);
     });
-    assert_eq!(arena.faults_recovered(), 64);
-    assert_eq!(arena.entry_state(page(5)), harena_arena::EntryState::Page);
+    assert_eq!(arena.faults_recovered(), 2 * u64::from(PAGES));
+    assert_eq!(arena.pages_in_use(), 0);
 }
