@@ -3,17 +3,16 @@
 
 use core::ffi::{c_int, c_void};
 use core::{mem, ptr};
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering, compiler_fence};
 
 use harena_arena::{AltStack, Arena};
 
-use crate::children::{self, DONE, WRONG, assert_exit, child, exit, null, peek};
+use crate::children::{self, DONE, Level, UsedUp, WRONG, assert_exit, child, exit, null, peek};
 use crate::common::{arena, offset, scope};
 
-#[test]
-fn recovery_leaves_errno_alone() {
-    let arena = arena(600);
-    let _scope = scope(&arena);
+/// Faults, and finds in `errno` what was there before.
+fn keeps_errno(arena: &Arena) {
+    let _scope = scope(arena);
     // SAFETY: the address of this thread's errno.
     let errno = unsafe { libc::__errno_location() };
     // SAFETY: as above.
@@ -21,6 +20,20 @@ fn recovery_leaves_errno_alone() {
     arena.ptr::<u8>(offset(5, 0)).write(1);
     // SAFETY: as above.
     assert_eq!(unsafe { errno.read() }, 77);
+}
+
+child!(child_errno_of_a_failing_call, {
+    let arena = arena(600);
+    let _used_up = UsedUp::to(Level::Split);
+    keeps_errno(&arena);
+    assert_eq!(arena.faults_recovered_short(), 1, "a call had failed");
+    exit(DONE);
+});
+
+#[test]
+fn recovery_leaves_errno_alone_whether_its_calls_succeed_or_fail() {
+    keeps_errno(&arena(600));
+    assert_exit("threads::child_errno_of_a_failing_call", DONE);
 }
 
 #[test]
@@ -251,11 +264,21 @@ fn a_stack_overflow_is_reported_as_such_or_crashes() {
 
 static INTERRUPTED_ARENA: AtomicPtr<Arena> = AtomicPtr::new(ptr::null_mut());
 static INTERRUPTS: AtomicU32 = AtomicU32::new(0);
+/// Faults of the interrupted thread before an access that is under way; [`BETWEEN`] if none is.
+static FAULTS_BEFORE: AtomicU64 = AtomicU64::new(BETWEEN);
+const BETWEEN: u64 = u64::MAX;
+/// Interrupts that came while a fault was being recovered: our handler blocks signals, so they
+/// wait, and come before the instruction is tried again.
+static IN_RECOVERY: AtomicU32 = AtomicU32::new(0);
 
 /// Another party's handler, which touches the arena itself. The interrupted thread runs a
-/// program; perhaps it is just being recovered.
+/// program.
 extern "C" fn touches_the_arena(_signal: c_int) {
     let arena = arena_of(INTERRUPTED_ARENA.load(Ordering::Relaxed).cast());
+    let before = FAULTS_BEFORE.load(Ordering::Relaxed);
+    if before != BETWEEN && arena.faults_recovered() > before {
+        IN_RECOVERY.fetch_add(1, Ordering::Relaxed);
+    }
     let at = 1 + INTERRUPTS.fetch_add(1, Ordering::Relaxed) % 599;
     let word = arena.ptr::<u64>(offset(at, 0));
     word.write(word.read() + 1);
@@ -274,6 +297,7 @@ fn on_signal(signal: c_int, handler: extern "C" fn(c_int)) {
 
 child!(child_interrupted, {
     const INTERRUPTS_MIN: u32 = 2_000;
+    const IN_RECOVERY_MIN: u32 = 100;
     let arena = arena(600);
     INTERRUPTED_ARENA.store(ptr::from_ref(&arena).cast_mut(), Ordering::Relaxed);
     on_signal(libc::SIGUSR1, touches_the_arena);
@@ -289,7 +313,11 @@ child!(child_interrupted, {
     let victim = unsafe { libc::pthread_self() };
     std::thread::scope(|threads| {
         threads.spawn(|| {
-            while INTERRUPTS.load(Ordering::Relaxed) < INTERRUPTS_MIN {
+            let enough = || {
+                INTERRUPTS.load(Ordering::Relaxed) >= INTERRUPTS_MIN
+                    && IN_RECOVERY.load(Ordering::Relaxed) >= IN_RECOVERY_MIN
+            };
+            while !enough() {
                 // SAFETY: the victim waits for this thread at the end of the scope.
                 let sent = unsafe { libc::pthread_kill(victim, libc::SIGUSR1) };
                 if sent != 0 {
@@ -301,7 +329,11 @@ child!(child_interrupted, {
         let mut at = 0;
         while !stop.load(Ordering::Relaxed) {
             at = at % 598 + 1;
+            FAULTS_BEFORE.store(arena.faults_recovered(), Ordering::Relaxed);
+            compiler_fence(Ordering::SeqCst);
             arena.ptr::<u64>(offset(at, 2048)).write(u64::MAX);
+            compiler_fence(Ordering::SeqCst);
+            FAULTS_BEFORE.store(BETWEEN, Ordering::Relaxed);
         }
     });
     assert!(arena.faults_recovered() > 600);
