@@ -283,9 +283,10 @@ child!(child_nothing_helps, {
 #[test]
 fn without_reserve_and_scratch_a_page_of_an_open_region_becomes_real() {
     // Without guard markers every exposed page needs a mapping.
-    if arena(1).has_guard_markers() {
-        assert_exit("shortage::child_real_page", DONE);
+    if !arena(1).has_guard_markers() {
+        return eprintln!("skipped: this kernel has no guard markers");
     }
+    assert_exit("shortage::child_real_page", DONE);
 }
 
 #[test]
@@ -314,7 +315,7 @@ fn a_hundred_thousand_scattered_pages_and_as_many_faults() {
     let arena = arena(1 << 20);
     if !arena.has_guard_markers() {
         // Two mappings a page: at most half the limit's number of scattered pages.
-        return;
+        return eprintln!("skipped: this kernel has no guard markers");
     }
     let _scope = scope(&arena);
     let before = mapping_count(&arena);

@@ -1,6 +1,7 @@
 //! Resource walls: limits of the process and forbidden system calls give an error at creation or
 //! a documented fallback, never an abort. (The limit of mappings: see shortage.rs.)
 
+use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 
 use harena_abi::Errno;
@@ -340,7 +341,7 @@ fn arenas_work_in_a_process_that_locks_its_memory() {
         assert_exit("walls::child_locked", DONE);
         assert_exit("walls::child_locked_unprivileged", DONE);
     } else {
-        println!("skipped: mlockall of an arena needs a privilege");
+        eprintln!("skipped: mlockall of an arena needs a privilege");
     }
 }
 
@@ -380,17 +381,47 @@ child!(child_cgroup_without_limit, {
     }
 });
 
-/// A memory cgroup for one child, or why there is none.
+/// Where the memory controller may be, and its files for a limit of memory and of swap: version
+/// 1 has a hierarchy of its own, version 2 one for all controllers.
+const HIERARCHIES: [(&str, &str, &str); 2] = [
+    (
+        "/sys/fs/cgroup/memory",
+        "memory.limit_in_bytes",
+        "memory.memsw.limit_in_bytes",
+    ),
+    ("/sys/fs/cgroup", "memory.max", "memory.swap.max"),
+];
+
+/// A memory cgroup for one child.
 struct Cgroup(std::path::PathBuf);
 
 impl Cgroup {
+    /// A group, or why there is none: no privilege, or a controller that is not handed down.
     fn new() -> std::io::Result<Self> {
+        let [first, second] = HIERARCHIES.map(|hierarchy| move || Self::in_hierarchy(hierarchy));
+        first().or_else(|_| second())
+    }
+
+    fn in_hierarchy((root, memory, swap): (&str, &str, &str)) -> std::io::Result<Self> {
         let name = format!("harena-test-{}", std::process::id());
-        let path = std::path::Path::new("/sys/fs/cgroup/memory").join(name);
+        let path = std::path::Path::new(root).join(name);
         std::fs::create_dir(&path)?;
         let made = Self(path);
-        let limit = CGROUP_BYTES.to_string();
-        std::fs::write(made.0.join("memory.limit_in_bytes"), limit)?;
+        // Not created: in a hierarchy without the controller the file is not there.
+        let set = |file, bytes: u64| {
+            let file = std::fs::File::options().write(true).open(made.0.join(file));
+            file.and_then(|mut file| file.write_all(bytes.to_string().as_bytes()))
+        };
+        set(memory, CGROUP_BYTES)?;
+        // Version 1 limits the sum of both. Without accounting of swap neither file is there.
+        let swap_bytes = if swap == "memory.swap.max" {
+            0
+        } else {
+            CGROUP_BYTES
+        };
+        if let Err(error) = set(swap, swap_bytes) {
+            assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{error}");
+        }
         Ok(made)
     }
 
@@ -407,11 +438,14 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // The kernel empties it a moment after the child is gone.
-        while std::fs::remove_dir(&self.0)
-            .is_err_and(|e| e.kind() == std::io::ErrorKind::ResourceBusy)
-        {
-            std::thread::yield_now();
+        // The kernel empties it a moment after the child is gone. One that stays harms nobody.
+        for _ in 0..500 {
+            let busy = std::fs::remove_dir(&self.0)
+                .is_err_and(|error| error.kind() == std::io::ErrorKind::ResourceBusy);
+            if !busy {
+                return;
+            }
+            std::thread::sleep(core::time::Duration::from_millis(10));
         }
     }
 }
@@ -420,7 +454,7 @@ impl Drop for Cgroup {
 fn a_byte_limit_keeps_an_arena_within_its_cgroup() {
     let cgroup = match Cgroup::new() {
         Ok(cgroup) => cgroup,
-        Err(error) => return println!("skipped: no memory cgroup can be made here: {error}"),
+        Err(error) => return eprintln!("skipped: no memory cgroup can be made here: {error}"),
     };
     let status = cgroup.run("walls::child_cgroup");
     assert_eq!(status.code(), Some(DONE), "{status}");
