@@ -2,8 +2,8 @@
 
 use harena_abi::{ArenaOffset, Cpu, Errno, PageIndex, UserAddr};
 use harena_arena::{
-    Access, AllocError, ArenaSpec, EntryState, LockError, ProgramScope, ProgramTag, REPORTS_MAX,
-    SCRATCH_MAX, ScopeError, WindowPage,
+    Access, AllocError, Arena, ArenaSpec, EntryState, LockError, ProgramScope, ProgramTag,
+    REPORTS_MAX, Report, SCRATCH_MAX, ScopeError, WindowPage,
 };
 
 use crate::common::{ARENA_AT, arena, arena_with, mapping_count, offset, page, scope, spec, user};
@@ -176,6 +176,70 @@ fn only_the_innermost_program_counts() {
     drop(inner);
     first.ptr::<u8>(offset(0, 0)).write(1);
     assert_eq!(first.drain_reports().count(), 1);
+}
+
+#[test]
+fn each_arena_has_scratch_and_reports_of_its_own() {
+    const OTHER_AT: u64 = 0x2000_0000_0000;
+    let first = arena(16);
+    let second = arena_with(ArenaSpec {
+        map_extra: OTHER_AT,
+        ..spec(16)
+    });
+    let outer = ProgramScope::enter(ProgramTag::new(1), Some(&first), Cpu::new(0)).unwrap();
+    first.ptr::<u64>(offset(3, 16)).write(0xa);
+    let inner = ProgramScope::enter(ProgramTag::new(2), Some(&second), Cpu::new(5)).unwrap();
+    let theirs = second.ptr::<u64>(offset(3, 16));
+    assert_eq!(theirs.read(), 0, "not the first one's scratch");
+    theirs.write(0xb);
+    // What is mapped needs no recovery, whoever runs.
+    assert_eq!(first.ptr::<u64>(offset(3, 16)).read(), 0xa);
+    drop(inner);
+    // Another page of the first one: the same scratch.
+    assert_eq!(first.ptr::<u64>(offset(4, 16)).read(), 0xa);
+    assert_eq!(theirs.read(), 0xb);
+    drop(outer);
+    let reported = |arena: &Arena| -> Vec<_> {
+        let reports = arena.drain_reports();
+        reports.map(|r| (r.program, r.cpu, r.address)).collect()
+    };
+    let (tag, cpu) = (ProgramTag::new(1), Cpu::new(0));
+    assert_eq!(reported(&first), [(tag, cpu, user(3)), (tag, cpu, user(4))]);
+    let at_3 = UserAddr::new(OTHER_AT + 3 * 4096);
+    let expected = (ProgramTag::new(2), Cpu::new(5), at_3);
+    assert_eq!(reported(&second), [expected]);
+    assert_eq!(
+        (first.faults_recovered(), second.faults_recovered()),
+        (2, 1)
+    );
+    assert_eq!((first.scratch_count(), second.scratch_count()), (2, 1));
+}
+
+#[test]
+fn arenas_that_fault_at_once_do_not_mix_what_they_recover() {
+    const ROUNDS: u32 = 3_000;
+    let arenas = [arena(600), arena(600)];
+    std::thread::scope(|threads| {
+        for (mark, arena) in (1..).zip(&arenas) {
+            threads.spawn(move || {
+                let program = ProgramTag::new(mark);
+                let _scope = ProgramScope::enter(program, Some(arena), Cpu::new(mark)).unwrap();
+                for round in 0..ROUNDS {
+                    let word = arena.ptr::<u64>(offset(round * 7 % 600, 16));
+                    word.write(mark.into());
+                    assert_eq!(word.read(), u64::from(mark), "somebody else's scratch");
+                }
+            });
+        }
+    });
+    for (mark, arena) in (1..).zip(&arenas) {
+        let reports: Vec<_> = arena.drain_reports().collect();
+        let own = |r: &Report| (r.program, r.cpu) == (ProgramTag::new(mark), Cpu::new(mark));
+        assert!(reports.iter().all(own), "{reports:?}");
+        let told = reports.len() as u64 + arena.reports_dropped();
+        assert_eq!(told, arena.faults_recovered());
+        assert!(told >= 600, "each page has faulted");
+    }
 }
 
 #[test]
