@@ -11,7 +11,7 @@
 use std::error::Error;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -35,15 +35,21 @@ fn main() -> Result<(), Box<dyn Error>> {
     match std::env::args().nth(1).as_deref() {
         Some("second") => second(),
         Some(other) => Err(format!("unknown argument `{other}`").into()),
-        None => first(),
+        None => first(Command::new(std::env::current_exe()?).arg("second")),
     }
+}
+
+/// An error is a surprise.
+fn ensure(holds: bool, what: &str) -> Result<(), Box<dyn Error>> {
+    if holds { Ok(()) } else { Err(what.into()) }
 }
 
 fn at(offset: u64) -> UserAddr {
     UserAddr::new(USER_VM_START + offset)
 }
 
-fn first() -> Result<(), Box<dyn Error>> {
+/// The owner's part; `second` starts a process that plays the other one.
+pub(crate) fn first(second: &mut Command) -> Result<(), Box<dyn Error>> {
     let arena = Arc::new(Arena::create(&ArenaSpec {
         max_entries: 100,
         map_flags: BPF_F_MMAPABLE,
@@ -61,35 +67,57 @@ fn first() -> Result<(), Box<dyn Error>> {
     println!("first:  two nodes, {} pages in use", arena.pages_in_use());
 
     let (ours, theirs) = UnixStream::pair()?;
-    let mut second = Command::new(std::env::current_exe()?)
-        .arg("second")
-        .stdin(Stdio::from(OwnedFd::from(theirs)))
-        .spawn()?;
-    let link = arena.share_user(ours)?;
+    let mut second = second.stdin(OwnedFd::from(theirs)).spawn()?;
+    let shared = share(&arena, ours);
+    if shared.is_err() {
+        // It may wait for its turn for ever.
+        second.kill()?;
+    }
+    let status = second.wait()?;
+    shared?;
+    println!("first:  the second process has left ({status})");
+    ensure(status.success(), "the second process met no surprise")
+}
+
+/// Serves the other process and takes turns with it until it has left.
+fn share(arena: &Arc<Arena>, socket: UnixStream) -> Result<(), Box<dyn Error>> {
+    let link = arena.share_user(socket)?;
     println!("first:  {} process has a view", arena.peer_count());
 
-    std::thread::scope(|threads| -> Result<(), Box<dyn Error>> {
+    let closer = link.closer();
+    std::thread::scope(|threads| {
         let served = threads.spawn(|| link.serve());
-        let peers_turn = || word(TURN).store(PEERS, Ordering::Release).expect("aligned");
-        peers_turn();
-        // Should the other process end, so does its link.
-        while word(TURN).load(Ordering::Acquire) == Some(PEERS) && !served.is_finished() {
-            std::thread::yield_now();
+        let turns = take_turns(arena, || served.is_finished());
+        if turns.is_err() {
+            closer.close();
         }
-        println!(
-            "first:  the list is {:?} now, {} pages in use",
-            list(&arena)?,
-            arena.pages_in_use()
-        );
-        // The second process looks at page 50, which it has used: it is gone, and new.
-        arena.free_pages(at(50 * PAGE), 1)?;
-        println!("first:  page 50 is freed, {} in use", arena.pages_in_use());
-        peers_turn();
         served.join().expect("serving does not panic")?;
-        Ok(())
-    })?;
-    let status = second.wait()?;
-    println!("first:  the second process has left ({status})");
+        turns
+    })
+}
+
+/// Lets the other process append to the list, and frees a page that it has used. Should the
+/// other process end, so does its link.
+fn take_turns(arena: &Arena, has_ended: impl Fn() -> bool) -> Result<(), Box<dyn Error>> {
+    let turn = host(arena, at(TURN));
+    let peers_turn = || turn.store(PEERS, Ordering::Release).expect("aligned");
+    peers_turn();
+    while turn.load(Ordering::Acquire) == Some(PEERS) && !has_ended() {
+        std::thread::yield_now();
+    }
+    let values = list(arena)?;
+    println!(
+        "first:  the list is {values:?} now, {} pages in use",
+        arena.pages_in_use()
+    );
+    ensure(
+        values == [10, 20, 30],
+        "the peer's node is behind the owner's",
+    )?;
+    // The second process looks at page 50, which it has used: it is gone, and new.
+    arena.free_pages(at(50 * PAGE), 1)?;
+    println!("first:  page 50 is freed, {} in use", arena.pages_in_use());
+    peers_turn();
     Ok(())
 }
 
@@ -113,7 +141,8 @@ fn list(arena: &Arena) -> Result<Vec<u64>, ScopeError> {
     Ok(values)
 }
 
-fn second() -> Result<(), Box<dyn Error>> {
+/// The other process's part; its standard input is the socket.
+pub(crate) fn second() -> Result<(), Box<dyn Error>> {
     let socket = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
     let view = UserView::attach(socket)?;
     println!("second: attached at {}", view.user_vm_start());
@@ -134,7 +163,7 @@ fn second() -> Result<(), Box<dyn Error>> {
     my_turn(&view)?;
     let value = word(&view, at(50 * PAGE + VALUE))?.read();
     println!("second: the freed page reads {value}");
-    Ok(())
+    ensure(value == 0, "a page that was freed comes back zeroed")
 }
 
 /// A word of the arena as the other process sees it.
