@@ -2,12 +2,14 @@
 //!
 //! `cargo xtask soak arena --minutes N [--seed S] [--threads T]` starts it. A round is an arena
 //! of its own: all threads work on it, then all stop, and it is compared with the model as a
-//! whole. Rounds differ by what the arena has: a user's view in this process, or a byte limit.
+//! whole. Rounds differ by what the arena has: a user's view in this process, a byte limit, or
+//! page allocations that fail on purpose.
 //!
 //! | file | what |
 //! |---|---|
 //! | `round.rs` | the arena, the shadow tables, what is checked when all is quiet |
 //! | `worker.rs` | the operations of one thread, and what it checks at each |
+//! | `worker/copies.rs` | those on runs of values and bytes |
 //!
 //! Every few seconds, and at the end, it prints operations, faults recovered, violations and
 //! the seed; it ends with an error after any violation. Schedules of the system's threads are

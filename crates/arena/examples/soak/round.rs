@@ -6,14 +6,15 @@
 //! touch of a page that holds scratch is a SIGSEGV, by the specification.
 
 use core::fmt;
+use core::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use harena_abi::bpf::BPF_F_MMAPABLE;
 use harena_abi::{ArenaOffset, Cpu, PageIndex, UserAddr};
 use harena_arena::{
-    AllocError, Arena, ArenaSpec, EntryState, Pool, ProgramScope, ProgramTag, REPORTS_MAX,
-    SCRATCH_MAX, WINDOW_SIZE,
+    AllocError, Arena, ArenaSpec, EntryState, FailedAllocs, Injection, Pool, ProgramScope,
+    ProgramTag, SCRATCH_MAX, WINDOW_SIZE,
 };
 
 use super::worker::{Object, Worker};
@@ -27,8 +28,20 @@ pub(crate) const ANYBODYS: u32 = 3072;
 const GRANULES: u32 = PAGES * 512;
 const OPERATIONS: u32 = 4000;
 const VIOLATIONS_TOLD: u64 = 20;
-/// Half of the rounds: fewer pages than the threads ask for.
+/// Fewer pages than the threads ask for.
 const LIMIT_PAGES: u32 = 700;
+
+/// What the arena of a round has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    /// A user's view in this process.
+    View,
+    /// A byte limit.
+    Limit,
+    /// Page allocations that fail on purpose. Not with a view: a user's touch that fails is a
+    /// SIGSEGV.
+    Failures,
+}
 
 /// What happened, of one round or of all.
 #[derive(Clone, Copy, Default, Debug)]
@@ -36,6 +49,8 @@ pub(crate) struct Tally {
     pub(crate) rounds: u64,
     pub(crate) operations: u64,
     pub(crate) faults: u64,
+    /// Page allocations that failed on purpose.
+    pub(crate) failures: u64,
     pub(crate) violations: u64,
 }
 
@@ -44,6 +59,7 @@ impl Tally {
         self.rounds += other.rounds;
         self.operations += other.operations;
         self.faults += other.faults;
+        self.failures += other.failures;
         self.violations += other.violations;
     }
 }
@@ -54,12 +70,13 @@ impl fmt::Display for Tally {
             rounds,
             operations,
             faults,
+            failures,
             violations,
         } = self;
         write!(
             f,
             "{rounds} rounds, {operations} operations, {faults} faults recovered, \
-             {violations} violations"
+             {failures} allocations failed on purpose, {violations} violations"
         )
     }
 }
@@ -83,12 +100,20 @@ pub(crate) struct Round {
     violations: AtomicU64,
     told: AtomicU64,
     reports: AtomicU64,
+    /// Failures on purpose that threads were told of.
+    failures_seen: AtomicU64,
+    /// And all of them, as the arena counts, once the threads have stopped.
+    failures: AtomicU64,
 }
 
 impl Round {
     pub(crate) fn new(settings: Settings, number: u64) -> Result<Self, String> {
         let mut random = Random::new(settings.seed, number);
-        let limited = random.one_in(2);
+        let kind = match random.below(4) {
+            0 | 1 => Kind::View,
+            2 => Kind::Limit,
+            _ => Kind::Failures,
+        };
         // Its low half is not 0, lest an offset and a page agree by chance; and two soaks of one
         // process have views elsewhere.
         let (high, low) = (u64::from(random.below(4096)), u64::from(random.below(64)));
@@ -97,7 +122,7 @@ impl Round {
             max_entries: PAGES,
             map_flags: BPF_F_MMAPABLE,
             map_extra: start,
-            byte_limit: limited.then_some(u64::from(LIMIT_PAGES) * 4096),
+            byte_limit: (kind == Kind::Limit).then_some(u64::from(LIMIT_PAGES) * 4096),
             ..ArenaSpec::default()
         };
         let arena = Arena::create(&spec).map_err(|error| format!("create: {error:?}"))?;
@@ -106,14 +131,22 @@ impl Round {
             byte_limit: None,
             ..spec
         });
-        let view = if limited {
-            0
-        } else {
+        let view = if kind == Kind::View {
             arena
                 .map_user()
                 .map_err(|error| format!("view: {error:?}"))?
                 .expose_provenance()
+        } else {
+            0
         };
+        if kind == Kind::Failures {
+            let count = NonZeroU32::MIN.saturating_add(1 + random.below(30));
+            let seed = random.next();
+            arena.inject(&Injection {
+                allocs: FailedAllocs::OneIn { count, seed },
+                ..Injection::default()
+            });
+        }
         let arena = Arc::new(arena);
         Ok(Self {
             settings,
@@ -128,6 +161,8 @@ impl Round {
             violations: AtomicU64::new(0),
             told: AtomicU64::new(0),
             reports: AtomicU64::new(0),
+            failures_seen: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
         })
     }
 
@@ -152,6 +187,7 @@ impl Round {
             rounds: 1,
             operations: u64::from(OPERATIONS) * u64::from(self.settings.threads),
             faults: self.arena.faults_recovered() + self.side.faults_recovered(),
+            failures: self.failures.load(Ordering::Relaxed),
             violations: self.violations.load(Ordering::Relaxed),
         }
     }
@@ -167,6 +203,11 @@ impl Round {
         if !holds {
             self.violation(what, detail);
         }
+    }
+
+    /// A thread was told of a failure on purpose.
+    pub(crate) fn saw_failure(&self) {
+        self.failures_seen.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn drain_reports(&self) {
@@ -197,6 +238,11 @@ impl Round {
     fn compare(&self, workers: Vec<Worker<'_>>) {
         let _scope = self.scope(0);
         let arena = &self.arena;
+        let (failures, seen) = (arena.injected_failures(), &self.failures_seen);
+        let seen = seen.load(Ordering::Relaxed);
+        self.ensure(seen <= failures, "failures that nobody wanted", seen);
+        self.failures.store(failures, Ordering::Relaxed);
+        arena.inject(&Injection::default());
         self.ensure(arena.drain_deferred().is_ok(), "drain", 0);
         self.compare_counts();
         for worker in workers {
@@ -259,7 +305,6 @@ impl Round {
             "reports of the other arena",
             side,
         );
-        assert!(REPORTS_MAX.is_power_of_two());
         if arena.has_guard_markers() {
             let mappings = self.mapping_count();
             // Each scratch page splits one; each region that is open may border on one that

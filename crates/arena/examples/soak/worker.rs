@@ -1,5 +1,7 @@
 //! One thread of the soak: operations at random, each checked against what the thread knows.
 
+mod copies;
+
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
@@ -56,7 +58,7 @@ impl<'a> Worker<'a> {
     pub(crate) fn work(&mut self, operations: u32) {
         let _scope = self.round.scope(self.me);
         for _ in 0..operations {
-            match self.random.below(32) {
+            match self.random.below(33) {
                 0..6 => self.alloc_pages(),
                 6..10 => self.free_some_pages(),
                 10..14 => self.wild(),
@@ -71,6 +73,7 @@ impl<'a> Worker<'a> {
                 28 => self.mail(),
                 29 => self.check_some(),
                 30 => self.wild_free(),
+                31 => self.copies(),
                 _ => self.short_lived_arena(),
             }
         }
@@ -111,7 +114,13 @@ impl<'a> Worker<'a> {
             let word = round.arena.ptr::<u64>(round.place(at, ANYBODYS));
             word.write(self.me.into());
             let again = round.arena.alloc_pages(None, 1, 0);
-            let refused = again == Err(AllocError::Lock(LockError::Reentered));
+            let refused = match again {
+                Err(AllocError::Injected { .. }) => {
+                    round.saw_failure();
+                    true
+                }
+                other => other == Err(AllocError::Lock(LockError::Reentered)),
+            };
             round.ensure(refused, "the lock let its owner in again", at.into());
         });
         self.take(given, 1);
@@ -126,6 +135,7 @@ impl<'a> Worker<'a> {
             ) => {
                 return;
             }
+            Err(AllocError::Injected { .. }) => return round.saw_failure(),
             Err(_) => return round.violation("alloc failed oddly", count.into()),
         };
         let first = round.byte_of(ArenaOffset::of(at)) / 4096;
