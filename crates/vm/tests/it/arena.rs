@@ -3,8 +3,8 @@
 use harena_abi::{ArenaOffset, Cpu, Errno, UserAddr};
 use harena_vm::{UpdateFlags, ViolationKind, Vm, VmLoadError};
 
-use super::support::{config, 
-    Bench, KFUNCS, NULLABLE, READ_ARENA, WRITE_ARENA, arena, generic, map, object, program,
+use super::support::{
+    Bench, KFUNCS, NULLABLE, READ_ARENA, WRITE_ARENA, arena, config, generic, map, object, program,
 };
 use harena_bpf::{LinkedMap, MapType};
 

@@ -14,7 +14,7 @@ use harena_bpf::isa::{Insn, disasm};
 use harena_bpf::{LinkedProgram, MapIndex, MapType, ProgType};
 use harena_vm::{Abort, Engine, Region, RunArgs, RunResult, StreamId, Violation, Vm, VmConfig};
 
-use super::interpreter::support::{KFUNCS, TestHost, arena, generic, map, object};
+use super::interpreter::suite::support::{KFUNCS, TestHost, arena, generic, map, object};
 
 const CASES: u64 = 3000;
 const SEED: u64 = 0x5eed_0004;

@@ -9,7 +9,9 @@ use harena_vm::{
     AbortCause, ContextSet, RunArgs, ViolationKind, Vm, VmConfig, VmLoadError, layout,
 };
 
-use super::support::{config, Bench, KFUNCS, RUN_AGAIN, SLEEPS, map, object, program, PANICS, TestHost};
+use super::support::{
+    Bench, KFUNCS, PANICS, RUN_AGAIN, SLEEPS, TestHost, config, map, object, program,
+};
 
 fn abort(text: &str) -> AbortCause {
     let config = VmConfig {

@@ -5,38 +5,16 @@
 
 mod engines;
 
-/// All tests for one engine.
-macro_rules! tests_of {
-    ($engine:expr) => {
-        pub(crate) const ENGINE: harena_vm::Engine = $engine;
-
-        #[path = "arena.rs"]
-        mod arena;
-        #[path = "hostile.rs"]
-        mod hostile;
-        #[path = "insns.rs"]
-        mod insns;
-        #[path = "maps.rs"]
-        mod maps;
-        #[path = "objects.rs"]
-        mod objects;
-        #[path = "random.rs"]
-        mod random;
-        #[path = "reports.rs"]
-        mod reports;
-        #[path = "streams.rs"]
-        mod streams;
-        #[path = "support.rs"]
-        pub(crate) mod support;
-    };
-}
-
 #[path = "."]
 mod interpreter {
-    tests_of!(harena_vm::Engine::Interpreter);
+    const ENGINE: harena_vm::Engine = harena_vm::Engine::Interpreter;
+    #[path = "suite.rs"]
+    pub(crate) mod suite;
 }
 
 #[path = "."]
 mod jit {
-    tests_of!(harena_vm::Engine::Jit);
+    const ENGINE: harena_vm::Engine = harena_vm::Engine::Jit;
+    #[path = "suite.rs"]
+    mod suite;
 }

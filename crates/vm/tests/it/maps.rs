@@ -4,7 +4,7 @@ use harena_abi::{Cpu, Errno, KernAddr};
 use harena_bpf::{LinkedMap, MapType, SpecialField, SpecialKind};
 use harena_vm::{UpdateFlags, Vm, VmLoadError};
 
-use super::support::{config, Bench, KFUNCS, map, object, program};
+use super::support::{Bench, KFUNCS, config, map, object, program};
 
 const CPU0: Cpu = Cpu::new(0);
 

@@ -211,7 +211,11 @@ fn bad_frees_are_reported_and_do_nothing() {
     let (ret, out) = slab.run("bad_frees", 0);
     assert_eq!((ret, out[0]), (0, 7));
     let found = slab.vm.violations();
-    assert!(found.iter().all(|v| v.kind == harena_vm::ViolationKind::Free));
+    assert!(
+        found
+            .iter()
+            .all(|v| v.kind == harena_vm::ViolationKind::Free)
+    );
     assert_eq!(found.iter().map(|v| v.count).sum::<u64>(), 5);
     let text = slab.stderr("bad_frees");
     let reports: Vec<&str> = text.lines().filter(|l| l.starts_with("ERROR")).collect();

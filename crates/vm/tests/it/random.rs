@@ -3,10 +3,10 @@
 use harena_abi::KernAddr;
 use harena_bpf::isa::Insn;
 use harena_bpf::{LinkedProgram, ProgType};
-use harena_vm::{RunArgs, Vm, };
+use harena_vm::{RunArgs, Vm};
 use proptest::prelude::*;
 
-use super::support::{config, KFUNCS, TestHost, object};
+use super::support::{KFUNCS, TestHost, config, object};
 
 /// Operation bits with the offset that makes division signed.
 const OPERATIONS: [(u8, i16); 14] = [

@@ -13,8 +13,8 @@ use harena_bpf::MapType;
 use harena_vm::{ContextSet, Loaded, ProgId, RunArgs, StreamId, Vm, VmConfig};
 
 use super::support::{
-    Bench, KFUNCS, READ_AND_RUN, READ_ARENA, RUN_AGAIN, TOUCH, TestHost, arena, config, generic, map,
-    object, program,
+    Bench, KFUNCS, READ_AND_RUN, READ_ARENA, RUN_AGAIN, TOUCH, TestHost, arena, config, generic,
+    map, object, program,
 };
 
 const BASE: u64 = 0x1000_0000_0000;

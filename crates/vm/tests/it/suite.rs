@@ -1,0 +1,16 @@
+//! All tests for one engine, which is named one level above.
+//!
+//! A file of its own, since neither rustfmt nor `cargo fmt --check` sees `mod` lines that a macro
+//! makes.
+
+use super::ENGINE;
+
+mod arena;
+mod hostile;
+mod insns;
+mod maps;
+mod objects;
+mod random;
+mod reports;
+mod streams;
+pub(crate) mod support;
