@@ -15,6 +15,7 @@ use harena_bpf::{LinkedProgram, MapIndex, MapType, ProgType};
 use harena_vm::{Abort, Engine, Region, RunArgs, RunResult, StreamId, Violation, Vm, VmConfig};
 
 use super::interpreter::suite::support::{KFUNCS, TestHost, arena, generic, map, object};
+use super::numbers::Random;
 
 const CASES: u64 = 3000;
 const SEED: u64 = 0x5eed_0004;
@@ -26,31 +27,8 @@ const VALUE_SIZE: u32 = 4096 + 40;
 /// Bytes of the context.
 const CONTEXT_SIZE: u64 = 4096 + 64;
 
-/// xorshift64*: the same numbers everywhere.
-struct Random(u64);
-
+/// What operands are made of.
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        (self.next() >> 16) % n
-    }
-
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        let index = usize::try_from(self.below(from.len() as u64)).unwrap();
-        from[index]
-    }
-
-    /// One in `n`.
-    fn rarely(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-
     fn reg(&mut self) -> u8 {
         u8::try_from(self.below(10)).unwrap()
     }
@@ -111,7 +89,7 @@ const SIZES: [u8; 4] = [0x10, 0x08, 0x00, 0x18];
 impl Generator {
     fn new(seed: u64) -> Self {
         Self {
-            random: Random(seed | 1),
+            random: Random::new(seed),
             units: Vec::new(),
             functions: Vec::new(),
             units_planned: 0,
@@ -502,8 +480,18 @@ fn difference(a: &End, b: &End) -> String {
     if a.result != b.result {
         line("result", &a.result, &b.result);
     }
+    if a.insns_total != b.insns_total {
+        line("instructions", &a.insns_total, &b.insns_total);
+    }
     if a.violations != b.violations {
         line("violations", &a.violations, &b.violations);
+    }
+    if a.violations_dropped != b.violations_dropped {
+        let (a, b) = (a.violations_dropped, b.violations_dropped);
+        line("violations dropped", &a, &b);
+    }
+    if a.random != b.random {
+        line("random numbers", &a.random, &b.random);
     }
     if a.stderr != b.stderr {
         line("stderr", &a.stderr, &b.stderr);
@@ -514,8 +502,14 @@ fn difference(a: &End, b: &End) -> String {
         }
     }
     for (page, (a, b)) in a.arena.iter().zip(&b.arena).enumerate() {
-        if a != b {
-            line(&format!("arena page {page}"), &a.is_some(), &b.is_some());
+        let (Some(a), Some(b)) = (a, b) else {
+            if a.is_some() != b.is_some() {
+                line(&format!("arena page {page}"), &a.is_some(), &b.is_some());
+            }
+            continue;
+        };
+        if let Some(at) = a.iter().zip(b).position(|(a, b)| a != b) {
+            line(&format!("arena page {page}+{at}"), &a[at], &b[at]);
         }
     }
     text
@@ -530,7 +524,7 @@ fn cases() -> u64 {
 #[test]
 fn random_programs_end_the_same_in_both_engines() {
     println!("seed={SEED:#x}");
-    let mut seeds = Random(SEED);
+    let mut seeds = Random::new(SEED);
     let (mut returned, mut aborted, mut violations) = (0u64, 0u64, 0u64);
     for case in 0..cases() {
         let seed = seeds.next();

@@ -9,9 +9,9 @@ use harena_vm::{
     AbortCause, ContextSet, RunArgs, ViolationKind, Vm, VmConfig, VmLoadError, layout,
 };
 
-use super::support::{
-    Bench, KFUNCS, PANICS, RUN_AGAIN, SLEEPS, TestHost, config, map, object, program,
-};
+use crate::numbers::Random;
+
+use super::support::{Bench, KFUNCS, PANICS, RUN_AGAIN, SLEEPS, TestHost, config, map, object, program};
 
 fn abort(text: &str) -> AbortCause {
     let config = VmConfig {
@@ -323,13 +323,7 @@ fn what_only_a_verifier_would_catch_ends_the_run() {
 /// No sequence of bytes may bring the loader or the engine down.
 #[test]
 fn random_slots_never_panic() {
-    let mut seed = 1u64;
-    let mut next = || {
-        seed = seed
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        seed >> 33
-    };
+    let mut random = Random::new(1);
     let config = VmConfig {
         insn_budget: 2_000,
         ..config(2)
@@ -339,11 +333,11 @@ fn random_slots_never_panic() {
     let codes: Vec<u8> = (0..=255).filter(|c| c & 7 != 0 || *c == 0x18).collect();
     let mut ran = 0;
     for _ in 0..20_000 {
-        let len = next() % 12 + 1;
+        let len = random.below(12) + 1;
         let mut insns = Vec::new();
         for _ in 0..len {
-            let code = codes[usize::try_from(next()).unwrap() % codes.len()];
-            let [dst, src, off, imm, ..] = next().to_le_bytes();
+            let code = random.pick(&codes);
+            let [dst, src, off, imm, ..] = random.next().to_le_bytes();
             let imm = if code == 0x85 {
                 i32::from(imm)
             } else {
@@ -362,7 +356,7 @@ fn random_slots_never_panic() {
         let Ok(loaded) = bench.vm.load(&object(vec![prog], Vec::new()), KFUNCS) else {
             continue;
         };
-        let args = RunArgs::new(KernAddr::new(next()));
+        let args = RunArgs::new(KernAddr::new(random.next()));
         let _any = bench.vm.run(loaded.programs[0], &args, &mut bench.host);
         ran += 1;
     }

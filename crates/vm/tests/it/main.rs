@@ -4,6 +4,7 @@
 #![expect(clippy::duplicate_mod, reason = "the same tests for another engine")]
 
 mod engines;
+mod numbers;
 
 #[path = "."]
 mod interpreter {
