@@ -11,7 +11,7 @@ use harena_vm::{
 
 use crate::numbers::Random;
 
-use super::support::{Bench, KFUNCS, PANICS, RUN_AGAIN, SLEEPS, TestHost, config, map, object, program};
+use super::support::{Bench, KFUNCS, PANICS, RUN_AGAIN, SLEEPS, config, map, object, program};
 
 fn abort(text: &str) -> AbortCause {
     let config = VmConfig {
@@ -514,17 +514,4 @@ fn a_panic_of_the_host_reaches_who_runs_the_program() {
     let run = std::panic::AssertUnwindSafe(|| bench.try_run(0));
     let panic = std::panic::catch_unwind(run).expect_err("the kfunc panics");
     assert_eq!(panic.downcast_ref::<String>().unwrap(), "kfunc 0x77");
-}
-
-#[test]
-fn functions_that_are_not_there_are_not_entered() {
-    let mut prog = program("main", "r0 = 7; exit");
-    let mut far = prog.funcs[0].clone();
-    far.start = 1 << 20;
-    prog.funcs.push(far);
-    let mut vm = Vm::new(config(1)).unwrap();
-    let loaded = vm.load(&object(vec![prog], Vec::new()), KFUNCS).unwrap();
-    let args = RunArgs::new(KernAddr::NULL);
-    let result = vm.run(loaded.programs[0], &args, &mut TestHost::default());
-    assert_eq!(result.unwrap().ret, 7);
 }

@@ -8,6 +8,7 @@ use super::ENGINE;
 mod arena;
 mod hostile;
 mod insns;
+mod loading;
 mod maps;
 mod objects;
 mod random;
