@@ -2,16 +2,22 @@
 //!
 //! Items 5, 15 and 16 of the adversarial list, and what a loader may be handed.
 
-use harena_abi::{KernAddr, Nanos};
+use std::sync::Arc;
+
+use harena_abi::{ArenaOffset, KernAddr, Nanos, UserAddr};
+use harena_arena::{Arena, ArenaSpec};
 use harena_bpf::isa::Insn;
-use harena_bpf::{LinkedProgram, MapType, ProgType};
+use harena_bpf::{LinkedMap, LinkedProgram, MapType, ProgType};
 use harena_vm::{
-    AbortCause, ContextSet, RunArgs, ViolationKind, Vm, VmConfig, VmLoadError, layout,
+    AbortCause, ContextSet, Engine, RunArgs, ViolationKind, Vm, VmConfig, VmLoadError, layout,
 };
 
 use crate::numbers::Random;
 
-use super::support::{Bench, KFUNCS, PANICS, RUN_AGAIN, SLEEPS, config, map, object, program};
+use super::ENGINE;
+use super::support::{
+    Bench, KFUNCS, PANICS, RUN_AGAIN, SLEEPS, arena, config, map, object, program,
+};
 
 fn abort(text: &str) -> AbortCause {
     let config = VmConfig {
@@ -20,6 +26,48 @@ fn abort(text: &str) -> AbortCause {
     };
     let mut bench = Bench::with_config(text, Vec::new(), config);
     bench.try_run(0).expect_err("must not end well").cause
+}
+
+/// Stores, updates and loads at `address`, which the program has as its context, as a constant,
+/// and from memory: the compiler knows something else of each.
+fn accesses(address: u64) -> [String; 3] {
+    let constant = format!("r6 = {address:#x} ll");
+    let ways = [
+        "r6 = r1; r6 += 0",
+        &constant,
+        "*(u64 *)(r10 - 8) = r1; r6 = *(u64 *)(r10 - 8)",
+    ];
+    ways.map(|way| {
+        format!(
+            "{way}; r0 = 7; r1 = 1; *(u64 *)(r6 + 0) = 3; lock *(u64 *)(r6 + 0) += r1
+            r0 = *(u64 *)(r6 + 0); exit"
+        )
+    })
+}
+
+/// None of these accesses has an effect, and each is reported at its place.
+fn is_out_of_reach(bench: &mut Bench, address: u64, first: u32, text: &str) {
+    assert_eq!(bench.run(address), 0, "{address:#x}: {text}");
+    let violations = bench.vm.violations().iter();
+    let found: Vec<_> = violations
+        .map(|v| (v.kind, v.address, v.insn, v.access))
+        .collect();
+    let expected = [(first, "WRITE"), (first + 1, "WRITE"), (first + 2, "READ")]
+        .map(|(insn, access)| (ViolationKind::Wild, address, insn, access));
+    assert_eq!(found, expected, "{text}");
+}
+
+fn are_out_of_reach(addresses: &[u64]) {
+    for &address in addresses {
+        for text in accesses(address) {
+            is_out_of_reach(&mut Bench::new(&text, Vec::new()), address, 4, &text);
+            // Small numbers are places in a program's own arena.
+            if address > u64::from(u32::MAX) {
+                let text = format!("r9 = map(0) ll; {text}");
+                is_out_of_reach(&mut Bench::new(&text, vec![arena(4)]), address, 6, &text);
+            }
+        }
+    }
 }
 
 #[test]
@@ -47,20 +95,81 @@ fn wild_pointers_are_contained_and_reported() {
     ];
     let stack = &raw const wild;
     wild.push(stack.addr() as u64);
-    for addr in wild {
-        let text = "r6 = r1; r0 = 7; r1 = 1; *(u64 *)(r6 + 0) = 3; lock *(u64 *)(r6 + 0) += r1
-            r0 = *(u64 *)(r6 + 0); exit";
-        let mut bench = Bench::new(text, Vec::new());
-        assert_eq!(bench.run(addr), 0, "{addr:#x}");
-        let found: Vec<_> = bench
-            .vm
-            .violations()
-            .iter()
-            .map(|v| (v.kind, v.address))
-            .collect();
-        assert_eq!(found, [(ViolationKind::Wild, addr); 3]);
-    }
+    are_out_of_reach(&wild);
     assert_eq!(*host, 0x5a5a_5a5a);
+}
+
+/// By its addresses in the host and for users; one of its pages is there, the next one is not.
+#[test]
+fn arenas_of_others_are_out_of_reach() {
+    const USER: u64 = 0x2000_0000_0000;
+    let spec = ArenaSpec {
+        max_entries: 4,
+        map_flags: harena_abi::bpf::BPF_F_MMAPABLE,
+        map_extra: USER,
+        ..ArenaSpec::default()
+    };
+    let alone = Arc::new(Arena::create(&spec).unwrap());
+    let of_map = LinkedMap {
+        map_extra: USER,
+        ..arena(4)
+    };
+    let other = Bench::new("r1 = map(0) ll; r0 = 0; exit", vec![of_map]);
+    let of_vm = Arc::clone(other.vm.arena(other.loaded.maps[0]).unwrap());
+    for arena in [alone, of_vm] {
+        let page = arena.alloc_pages(Some(UserAddr::new(USER)), 1, 0);
+        assert!(page.is_ok());
+        let word = arena.ptr::<u64>(ArenaOffset::new(8));
+        word.write(0x5a5a_5a5a);
+        let host = arena.host_ptr(ArenaOffset::new(8)).addr() as u64;
+        are_out_of_reach(&[host, host + 0x1000, USER + 8, USER + 0x1008]);
+        assert_eq!(word.read(), 0x5a5a_5a5a);
+        assert_eq!((arena.pages_in_use(), arena.faults_recovered()), (1, 0));
+    }
+}
+
+/// The handler of faults runs on it.
+#[test]
+fn the_alternate_signal_stack_is_out_of_reach() {
+    let mut stack = libc::stack_t {
+        ss_sp: std::ptr::null_mut(),
+        ss_flags: 0,
+        ss_size: 0,
+    };
+    // SAFETY: only asks, and `stack` is ours.
+    let asked = unsafe { libc::sigaltstack(std::ptr::null(), &raw mut stack) };
+    assert_eq!((asked, stack.ss_flags & libc::SS_DISABLE), (0, 0));
+    let start = stack.ss_sp.addr() as u64;
+    are_out_of_reach(&[start, start + stack.ss_size as u64 - 8]);
+}
+
+/// Memory that can be executed and belongs to no file, the kernel's own pages aside.
+fn machine_code() -> Vec<u64> {
+    let maps = std::fs::read_to_string("/proc/self/maps").expect("on Linux");
+    let lines = maps.lines().map(|line| line.split_whitespace().collect());
+    let code = lines.filter(|fields: &Vec<&str>| fields.len() == 5 && fields[1] == "r-xp");
+    let starts = code.filter_map(|fields| fields[0].split('-').next());
+    starts
+        .map(|start| u64::from_str_radix(start, 16).expect("an address"))
+        .collect()
+}
+
+#[test]
+fn machine_code_is_out_of_reach() {
+    let mut other = Bench::new("r0 = 5; exit", Vec::new());
+    let code = machine_code();
+    assert!(ENGINE == Engine::Interpreter || !code.is_empty());
+    are_out_of_reach(&code);
+    assert_eq!(other.run(0), 5);
+    // A program's own code, which runs the same a second time.
+    let [_, _, text] = accesses(0);
+    let mut own = Bench::new(&text, Vec::new());
+    for address in machine_code() {
+        assert_eq!([own.run(address), own.run(address)], [0, 0]);
+        let counts: Vec<u64> = own.vm.violations().iter().map(|v| v.count).collect();
+        assert!(counts.iter().all(|count| *count == counts[0]), "{counts:?}");
+        assert_eq!(counts.len(), 3);
+    }
 }
 
 #[test]
@@ -329,7 +438,7 @@ fn random_slots_never_panic() {
         ..config(2)
     };
     let data = map(MapType::ARRAY, 4, 64, 4);
-    let mut bench = Bench::with_config("exit", vec![data, super::support::arena(4)], config);
+    let mut bench = Bench::with_config("exit", vec![data, arena(4)], config);
     let codes: Vec<u8> = (0..=255).filter(|c| c & 7 != 0 || *c == 0x18).collect();
     let mut ran = 0;
     for _ in 0..20_000 {
@@ -437,7 +546,7 @@ fn work_of_helpers_and_kfuncs_counts_against_the_budget() {
         let maps = vec![
             map(MapType::ARRAY, 4, MIB, 1),
             map(MapType::HASH, 4, 2 * MIB, 4),
-            super::support::arena(2048),
+            arena(2048),
         ];
         let config = VmConfig {
             insn_budget: 10_000,
