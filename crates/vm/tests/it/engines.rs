@@ -20,8 +20,10 @@ use super::numbers::Random;
 const CASES: u64 = 3000;
 const SEED: u64 = 0x5eed_0004;
 /// Where the arena begins for users.
-const USER: u64 = 0x1000_0000_0000;
+pub(super) const USER: u64 = 0x1000_0000_0000;
 const ARENA_PAGES: u32 = 8;
+/// Pages of it that are there when a program starts.
+pub(super) const PRESENT: [u32; 4] = [0, 1, 3, 5];
 /// Bytes of the array map's one value.
 const VALUE_SIZE: u32 = 4096 + 40;
 /// Bytes of the context.
@@ -392,16 +394,16 @@ impl Generator {
 }
 
 /// Both halves of a map value's address in a wide load: map 0, offset.
-fn map_value(offset: u64) -> u64 {
+pub(super) fn map_value(offset: u64) -> u64 {
     offset << 32
 }
 
 /// Everything that can be seen at a run's end.
 #[derive(PartialEq, Debug)]
-struct End {
-    result: Result<RunResult, Abort>,
+pub(super) struct End {
+    pub(super) result: Result<RunResult, Abort>,
     insns_total: u64,
-    violations: Vec<Violation>,
+    pub(super) violations: Vec<Violation>,
     violations_dropped: u64,
     stderr: String,
     random: u32,
@@ -409,7 +411,7 @@ struct End {
     arena: Vec<Option<Vec<u8>>>,
 }
 
-fn run(insns: &[Insn], budget: u64, engine: Engine) -> End {
+pub(super) fn run(insns: &[Insn], budget: u64, engine: Engine) -> End {
     let config = VmConfig {
         insn_budget: budget,
         engine,
@@ -434,8 +436,8 @@ fn run(insns: &[Insn], budget: u64, engine: Engine) -> End {
             .unwrap();
     }
     let pages = std::sync::Arc::clone(vm.arena(loaded.maps[1]).unwrap());
-    for page in [0, 1, 3, 5] {
-        let at = UserAddr::new(USER + page * 4096);
+    for page in PRESENT {
+        let at = UserAddr::new(USER + u64::from(page) * 4096);
         assert!(pages.alloc_pages(Some(at), 1, 0).is_ok());
     }
     let mut host = TestHost::default();
@@ -472,7 +474,7 @@ fn run(insns: &[Insn], budget: u64, engine: Engine) -> End {
 }
 
 /// Where two ends differ, in few words.
-fn difference(a: &End, b: &End) -> String {
+pub(super) fn difference(a: &End, b: &End) -> String {
     let mut text = String::new();
     let mut line = |what: &str, a: &dyn std::fmt::Debug, b: &dyn std::fmt::Debug| {
         writeln!(text, "{what}:\n  interpreter {a:?}\n  jit         {b:?}").unwrap();

@@ -5,6 +5,7 @@
 
 mod engines;
 mod numbers;
+mod sweep;
 
 #[path = "."]
 mod interpreter {
