@@ -3,7 +3,7 @@
 
 mod harena;
 
-use harena::{harena, json, object};
+use harena::{harena, json, object, seconds};
 
 /// The documented top-level keys (`docs/json.md`), in alphabetical order.
 const KEYS: [&str; 14] = [
@@ -143,7 +143,7 @@ fn wild_survives_each_of_its_misdeeds_and_all_are_reported() {
 #[test]
 fn a_scheduler_that_gives_up_ends_with_43_and_its_message() {
     let wild = object("wild");
-    let run = harena(&[
+    let args = [
         "run",
         &wild,
         "-d",
@@ -152,12 +152,30 @@ fn a_scheduler_that_gives_up_ends_with_43_and_its_message() {
         "7",
         "--set",
         "wild_error=1",
-    ]);
-    assert_eq!(run.code, 43, "{}", run.stderr);
+    ];
     let message = "wild gives up after 100 enqueues";
-    assert!(run.stdout.contains(message), "{}", run.stdout);
-    assert!(run.stdout.contains("SCX_EXIT_ERROR_BPF"), "{}", run.stdout);
-    run.complains_in_one_line(&["wild", message, "seed 7"]);
+    let run = harena(&[&args[..], &["--format", "json"]].concat());
+    let exit = &json(&run)["exit"];
+    assert_eq!(exit["kind"], "SCX_EXIT_ERROR_BPF");
+    assert_eq!(exit["message"], message);
+    let at = seconds(&exit["at_ns"]);
+    let line = format!(
+        "scheduler `wild`: scx_bpf_error: {message} (SCX_EXIT_ERROR_BPF after {at}, seed 7)"
+    );
+    run.ends_saying(43, &line);
+    let text = harena(&args);
+    text.ends_saying(43, &line);
+    let [short, end] = [
+        "exit        SCX_EXIT_ERROR_BPF (scx_bpf_error) after ",
+        message,
+    ];
+    let is_exit = |line: &&str| line.starts_with(short) && line.ends_with(&format!(" s: {end}"));
+    assert_eq!(
+        text.stdout.lines().filter(is_exit).count(),
+        1,
+        "{}",
+        text.stdout
+    );
 }
 
 #[test]
@@ -178,12 +196,23 @@ fn a_dropped_task_ends_with_42_at_exactly_the_watchdogs_time() {
     let nr_dropped = &results["scheduler"]["stats"]["nr_dropped"];
     assert!(nr_dropped.as_u64().unwrap() > 0);
     let comm = exit["stall"]["comm"].as_str().expect("a name");
-    let age = format!(
-        " failed to run for {}.{:03}s",
-        waited / 1_000_000_000,
-        waited / 1_000_000 % 1000
+    let (at, ms) = (seconds(&exit["at_ns"]), waited / 1_000_000);
+    let age = format!("{}.{:03}", ms / 1000, ms % 1000);
+    let message = exit["message"].as_str().expect("a text");
+    assert!(message.starts_with(&format!("{comm}[")), "{exit}");
+    assert!(
+        message.ends_with(&format!("] failed to run for {age}s")),
+        "{exit}"
     );
-    run.complains_in_one_line(&[comm, &age, "in no DSQ", "seed 0"]);
+    let task = message.split(' ').next().expect("just compared");
+    run.ends_saying(
+        42,
+        &format!(
+            "scheduler `drop`: runnable task stall: {message}, task {task} on CPU 0 in no DSQ (the \
+             scheduler was given it and keeps it) waited {age} s (SCX_EXIT_ERROR_STALL after {at}, \
+             seed 0)"
+        ),
+    );
 }
 
 #[test]
@@ -200,11 +229,15 @@ fn a_scheduler_that_leaves_by_itself_ends_with_44_and_its_code() {
         "json",
     ];
     let run = harena(&args);
-    assert_eq!(run.code, 44, "{}", run.stderr);
     let exit = &json(&run)["exit"];
     assert_eq!(exit["kind"], "SCX_EXIT_UNREG_BPF");
     assert_eq!(exit["code"], 7);
-    run.complains_in_one_line(&["probe leaves at enqueue 20", "seed 0"]);
+    let line = format!(
+        "scheduler `probe`: unregistered from BPF: probe leaves at enqueue 20 (SCX_EXIT_UNREG_BPF \
+         after {}, seed 0)",
+        seconds(&exit["at_ns"])
+    );
+    run.ends_saying(44, &line);
 }
 
 #[test]
@@ -261,10 +294,16 @@ fn inspect_lists_what_an_object_holds_and_what_stands_in_its_way() {
     assert_eq!(levels["ops"][0]["members"][0]["value"], "levels_select_cid");
     assert_eq!(levels["arenas"][0]["pages"], 4096);
     assert_eq!(levels["unsupported"].as_array().map(Vec::len), Some(0));
-    let why = list("tests/context")["unsupported"][0]["why"].to_string();
-    assert!(why.contains("not allowed in ops.running"), "{why}");
-    let why = list("tests/no_arena")["unsupported"][0]["why"].to_string();
-    assert!(why.contains("must use a BPF arena map"), "{why}");
+    assert_eq!(
+        list("tests/context")["unsupported"][0]["why"],
+        "program `context_running`, insn 5 (scx_bpf_dsq_insert(p, SCX_DSQ_GLOBAL, \
+         SCX_SLICE_DFL_NS, 0); @ context.bpf.c:10): calling kernel function scx_bpf_dsq_insert is \
+         not allowed in ops.running"
+    );
+    assert_eq!(
+        list("tests/no_arena")["unsupported"][0]["why"],
+        "sched_ext: cid-form scheduler must use a BPF arena map"
+    );
 }
 
 #[test]
@@ -273,8 +312,8 @@ fn keys_of_a_workload_without_effect_are_noted() {
     let text = r#"{"global": {"calibration": "CPU0"}, "tasks": {"a": {"run": 10, "sleep": 10}}}"#;
     std::fs::write(path, text).expect("cargo gives a writable directory");
     let run = harena(&["run", "-w", path, "-d", "10ms"]);
-    assert_eq!(run.code, 0, "{}", run.stderr);
-    run.complains_in_one_line(&["note: workload", "noted.json", "`global.calibration`"]);
+    let note = "`global.calibration`: has no effect in a simulation";
+    run.ends_saying(0, &format!("note: workload `{path}`, line 1: {note}"));
 }
 
 #[test]
@@ -285,28 +324,41 @@ fn allocations_fail_on_purpose_as_the_seed_decides() {
         harena(&[&fixed[..], &options[..]].concat())
     };
     // The arena's globals, the core's cmasks, and one of `levels`' own at a task's start.
-    for (which, code, part) in [
-        ("1", 2, "allocation 1 was injected to fail"),
-        ("2", 43, "scx_root_enable() failed (-12)"),
-        ("3", 43, "ops.init_task() failed (-12)"),
-        ("3+", 43, "ops.init_task() failed (-12)"),
+    let globals = "object `embedded levels.bpf.o`: cannot load the object: map `arena`: E2BIG: \
+                   globals: allocation 1 was injected to fail";
+    run("1", "0").ends_saying(2, globals);
+    for (which, message) in [
+        ("2", "scx_root_enable() failed (-12)"),
+        ("3", "ops.init_task() failed (-12) for interactive-0[1]"),
+        ("3+", "ops.init_task() failed (-12) for interactive-0[1]"),
     ] {
         let failed = run(which, "0");
-        assert_eq!(failed.code, code, "{which}: {}", failed.stderr);
-        assert!(failed.stderr.contains(part), "{which}: {}", failed.stderr);
-        if code == 43 {
-            assert!(json(&failed)["arena"]["allocs_failed"].as_u64() >= Some(1));
-        }
+        failed.ends_saying(43, &not_enabled(message));
+        assert_eq!(json(&failed)["arena"]["allocs_failed"], 1, "{which}");
     }
     // Beyond the last one nothing changes.
     let beyond = json(&run("1000000", "0"));
     assert_eq!(beyond["digest"], json(&run("1/1000000", "0"))["digest"]);
     assert_eq!(beyond["arena"]["allocs_failed"], 0);
-    let [one, two] = ["7", "7"].map(|seed| run("1/2", seed));
-    assert_eq!((one.code, &one.stderr), (two.code, &two.stderr));
-    let refused = run("none", "0");
-    assert_eq!(refused.code, 2);
-    assert!(refused.stderr.contains("try 5, 5+"), "{}", refused.stderr);
+    // Seed 7 refuses the first one.
+    run("1/2", "7").ends_saying(2, globals);
+    refuses_usage(
+        &run("none", "0"),
+        "invalid value 'none' for '--arena-fail <WHICH>': `none` names no allocations; try 5, 5+, \
+         every:100 or 1/1000",
+    );
+}
+
+/// What is said where `levels` cannot be enabled.
+fn not_enabled(message: &str) -> String {
+    format!(
+        "scheduler `levels`: runtime error: {message} (SCX_EXIT_ERROR after 0.000000000 s, seed 0)"
+    )
+}
+
+fn refuses_usage(run: &harena::Run, error: &str) {
+    let expected = format!("error: {error}\n\nFor more information, try '--help'.\n");
+    assert_eq!((run.code, run.stderr.as_str()), (2, &*expected));
 }
 
 #[test]
@@ -334,17 +386,22 @@ fn an_arena_limit_is_kept_and_reported() {
     assert_eq!(enough["arena"]["limit_pages"], pages);
     assert_eq!(enough["arena"]["pages"], pages);
     let scarce = run(&format!("{}K", (pages - 1) * 4));
-    assert!(scarce.code != 1, "{}", scarce.stderr);
-    if scarce.code != 2 {
-        let scarce = json(&scarce);
-        assert!(scarce["arena"]["pages"].as_u64().unwrap() < pages);
-        assert_ne!(scarce["digest"], free["digest"]);
-    }
-    for (limit, part) in [("1", "byte limit"), ("64X", "unknown unit `X`")] {
-        let refused = run(limit);
-        assert_eq!(refused.code, 2, "{}", refused.stderr);
-        assert!(refused.stderr.contains(part), "{}", refused.stderr);
-    }
+    scarce.ends_saying(
+        43,
+        &not_enabled("ops.init_task() failed (-12) for hog-heavy-0[33]"),
+    );
+    let scarce = json(&scarce);
+    assert_eq!(scarce["arena"]["pages"], pages - 1);
+    assert_ne!(scarce["digest"], free["digest"]);
+    run("1").ends_saying(
+        2,
+        "object `embedded levels.bpf.o`: cannot load the object: map `arena`: E2BIG: globals: 7 \
+         pages more exceed the byte limit",
+    );
+    refuses_usage(
+        &run("64X"),
+        "invalid value '64X' for '--arena-limit <SIZE>': unknown unit `X` (K, M, G)",
+    );
 }
 
 #[test]

@@ -15,6 +15,14 @@ pub(crate) struct Run {
 }
 
 impl Run {
+    /// The exit code is this, and standard error this line of harena's and nothing else.
+    pub(crate) fn ends_saying(&self, code: i32, line: &str) {
+        assert_eq!(
+            (self.code, self.stderr.as_str()),
+            (code, &*format!("harena: {line}\n"))
+        );
+    }
+
     /// Standard error is one line of harena's that holds these parts.
     pub(crate) fn complains_in_one_line(&self, parts: &[&str]) {
         assert_eq!(self.stderr.lines().count(), 1, "{}", self.stderr);
@@ -64,4 +72,10 @@ pub(crate) fn object(name: &str) -> String {
 /// Standard output as JSON.
 pub(crate) fn json(run: &Run) -> serde_json::Value {
     serde_json::from_str(&run.stdout).expect("standard output is JSON")
+}
+
+/// A time in the results as messages print it.
+pub(crate) fn seconds(ns: &serde_json::Value) -> String {
+    let ns = ns.as_u64().expect("a time");
+    format!("{}.{:09} s", ns / 1_000_000_000, ns % 1_000_000_000)
 }
