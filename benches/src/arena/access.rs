@@ -267,7 +267,8 @@ fn next_in_place(mask: ArenaPtr<'_, u64>, words: u32) -> Option<u32> {
     first_of((0..words).map(|word| mask.index(word).read()))
 }
 
-/// What programs did when they could not read the kernel's memory: a probe read for each word.
+/// The way without direct access: each word is copied by a read that fails where there is no
+/// page, and the copy is searched.
 #[inline(never)]
 fn next_in_copy(arena: &Arena, mask: ArenaPtr<'_, u64>, buffer: &mut [u64]) -> Option<u32> {
     let mut at = mask.offset();
