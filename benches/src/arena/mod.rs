@@ -3,7 +3,7 @@
 //! | module | races |
 //! |---|---|
 //! | `access` | pointers into an arena against plain ones; a cmask in place against copies |
-//! | `recovery` | faults of host code and first touches of users against bare handlers |
+//! | `recovery` | faults of host code and of programs, users' first touches, against bare handlers |
 //! | `mechanisms` | the system calls of which a mapping scheme can be made |
 //! | `pages` | page alloc and free against the kernel's own arenas |
 //! | `slab` | small objects against general allocators |
@@ -14,6 +14,7 @@ mod access;
 mod bare;
 mod budget;
 mod common;
+mod compiled;
 mod heaps;
 mod mechanisms;
 mod pages;

@@ -1,5 +1,6 @@
 //! Recovery: a fault of host code, report included, against a bare handler that makes the same
-//! system calls and nothing else.
+//! system calls and nothing else; a fault of compiled code, which goes on elsewhere, against a
+//! bare handler that does nothing but skip the instruction.
 //!
 //! Every turn begins with a fresh arena, or a fresh window, so that all page tables are equally
 //! empty. The pages lie apart, as those of a wild pointer do.
@@ -10,6 +11,7 @@ use super::bare::{
     BareHandler, MADV_GUARD_INSTALL, Mapping, Mechanism, memory_file, touch_skippable,
 };
 use super::common::{PAGE, arena, page_offset, scope};
+use super::compiled::{known, load_faults};
 use crate::harness::{BenchError, Contender, Suite, Turn, race, timed};
 
 /// The whole window, as most schedulers declare it.
@@ -21,6 +23,8 @@ const DRAIN_EVERY: u64 = 64;
 
 /// Recovery with its report costs at most this many bare handler loops.
 const RECOVERY_MAX: f64 = 1.15;
+/// A program's fault costs at most this many bare ones that are skipped.
+const PROGRAM_FAULT_MAX: f64 = 1.3;
 
 pub(super) fn run(suite: &mut Suite) -> Result<(), BenchError> {
     let free = SCRATCH_MAX as u64;
@@ -52,6 +56,16 @@ pub(super) fn run(suite: &mut Suite) -> Result<(), BenchError> {
         ];
         let medians = race(case, plan, &mut contenders)?;
         suite.first_against_others(case, &medians, |_| Some(RECOVERY_MAX));
+    }
+    let case = "recovery: program fault";
+    if suite.wants(case) {
+        let plan = suite.plan(4 * free, 8);
+        let mut contenders = [
+            Contender::new("harena, compiled code goes on elsewhere", program_faults),
+            Contender::new("bare SIGSEGV, skip", skipped_faults),
+        ];
+        let medians = race(case, plan, &mut contenders)?;
+        suite.first_against_others(case, &medians, |_| Some(PROGRAM_FAULT_MAX));
     }
     user_touch(suite)
 }
@@ -91,6 +105,24 @@ fn bare_faults(mechanism: Mechanism, before: u64, ops: u64) -> Result<Turn, Benc
         (before..before + ops).for_each(touch);
         handler.faults() - before
     }))
+}
+
+/// No page of the arena is there, and none comes.
+fn program_faults(ops: u64) -> Result<Turn, BenchError> {
+    let arena = arena(PAGES)?;
+    let code = known()?;
+    let scope = scope(&arena)?;
+    let turn = timed(|| {
+        let mut faults = 0;
+        for fault in 0..ops {
+            let page = u32::try_from(fault).unwrap_or(0) * STRIDE;
+            faults += u64::from(load_faults(arena.host_ptr(page_offset(page))));
+        }
+        faults
+    });
+    drop(scope);
+    drop(code);
+    Ok(turn)
 }
 
 fn skipped_faults(ops: u64) -> Result<Turn, BenchError> {
