@@ -1,7 +1,8 @@
 //! `cargo xtask test`: everything that must hold before a change is accepted.
 //!
 //! On a bare machine with cargo it installs what it lacks, which is the compiler for the BPF
-//! objects, and says so. Steps run in the order cheap to dear; the first that fails ends the run.
+//! objects and `make` for a peer of the benchmarks, and says so. Steps run in the order cheap to
+//! dear; the first that fails ends the run.
 
 use std::process::{Command, Stdio};
 
@@ -11,24 +12,22 @@ use crate::objects::{CLANG, STRIP};
 use crate::run::{cargo, is_installed, root, run};
 use crate::{objects, scx_headers, tidy};
 
+/// The allocators that benchmarks compare with, which are C in part. By default they are left
+/// out; a test sees to it that they have rows.
+const PEERS: &str = "harena-bench/peers";
+const MAKE: &str = "make";
+
 /// Runs all checks and tests.
 pub(crate) fn test() -> anyhow::Result<()> {
     step("tools");
-    install_compiler()?;
+    install_tools()?;
     step("format");
     run(&mut cargo(&["fmt", "--all", "--check"]))?;
     step("tidy");
     tidy::tidy()?;
     step("clippy");
-    run(&mut cargo(&[
-        "clippy",
-        "--quiet",
-        "--workspace",
-        "--all-targets",
-        "--",
-        "-D",
-        "warnings",
-    ]))?;
+    clippy(&[])?;
+    clippy(&["--features", PEERS])?;
     step("objects");
     objects::check()?;
     step("tests");
@@ -37,6 +36,8 @@ pub(crate) fn test() -> anyhow::Result<()> {
             "nextest",
             "run",
             "--workspace",
+            "--features",
+            PEERS,
             "--no-fail-fast",
         ]))?;
     } else {
@@ -44,6 +45,8 @@ pub(crate) fn test() -> anyhow::Result<()> {
             "test",
             "--quiet",
             "--workspace",
+            "--features",
+            PEERS,
             "--all-targets",
             "--no-fail-fast",
         ]))?;
@@ -80,6 +83,12 @@ pub(crate) fn test() -> anyhow::Result<()> {
     scx_headers::check()
 }
 
+/// Of the whole workspace: what `features` do not change is not looked at again.
+fn clippy(features: &[&str]) -> anyhow::Result<()> {
+    let mut command = cargo(&["clippy", "--quiet", "--workspace", "--all-targets"]);
+    run(command.args(features).args(["--", "-D", "warnings"]))
+}
+
 /// The unit tests of what makes no system call, in Miri, where a nightly toolchain has it.
 fn miri() -> anyhow::Result<()> {
     let found = cargo(&["+nightly", "miri", "--version"])
@@ -112,11 +121,17 @@ fn step(name: &str) {
     println!("==> {name}");
 }
 
-/// `clang-22` and `llvm-strip-22`, from the distribution if need be.
-fn install_compiler() -> anyhow::Result<()> {
-    if is_installed(CLANG) && is_installed(STRIP) {
+/// `clang-22`, `llvm-strip-22` and `make`, from the distribution if need be.
+fn install_tools() -> anyhow::Result<()> {
+    let wanted = [(CLANG, "clang-22"), (STRIP, "llvm-22"), (MAKE, "make")];
+    let missing: Vec<_> = wanted
+        .into_iter()
+        .filter(|(program, _)| !is_installed(program))
+        .collect();
+    if missing.is_empty() {
         return Ok(());
     }
+    let packages: Vec<_> = missing.iter().map(|(_, package)| *package).collect();
     let is_root = is_installed("apt-get") && user_id()? == "0";
     let apt_get = |arguments: &[&str]| {
         let mut command = Command::new(if is_root { "apt-get" } else { "sudo" });
@@ -128,22 +143,18 @@ fn install_compiler() -> anyhow::Result<()> {
     };
     if !is_installed("apt-get") || !(is_root || is_installed("sudo")) {
         bail!(
-            "{CLANG} and {STRIP} are needed (Debian: clang-22, llvm-22), and cannot be \
-               installed from here: that takes apt-get, and root or sudo"
+            "the Debian packages {packages:?} are needed, or what is in them, and cannot be \
+             installed from here: that takes apt-get, and root or sudo"
         );
     }
-    println!("installing clang-22 and llvm-22");
+    println!("installing {}", packages.join(" and "));
     run(&mut apt_get(&["update", "--quiet"]))?;
-    run(&mut apt_get(&[
-        "install",
-        "--quiet",
-        "--yes",
-        "--no-install-recommends",
-        "clang-22",
-        "llvm-22",
-    ]))?;
-    if !is_installed(CLANG) || !is_installed(STRIP) {
-        bail!("the packages clang-22 and llvm-22 brought no {CLANG} or no {STRIP}");
+    let mut install = apt_get(&["install", "--quiet", "--yes", "--no-install-recommends"]);
+    run(install.args(&packages))?;
+    for (program, package) in missing {
+        if !is_installed(program) {
+            bail!("the package {package} brought no {program}");
+        }
     }
     Ok(())
 }
