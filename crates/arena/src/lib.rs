@@ -78,6 +78,8 @@ mod inject;
 mod lock;
 #[expect(unsafe_code, reason = "typed access to arena memory")]
 mod mem;
+#[cfg(test)]
+mod plain_use;
 mod pool;
 mod range_tree;
 #[cfg(unix)]

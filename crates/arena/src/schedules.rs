@@ -315,42 +315,6 @@ fn wild_frees_leave_entries_and_mappings_in_step() {
     under_both_schemes("vandals", || together(None, vandals));
 }
 
-/// Miri runs this path: plain pointers over the stand-in. Here one schedule of one thread does.
-fn plain_pointers() {
-    HAS_GUARD_MARKERS.set(true);
-    let arena = Arc::new(arena(None));
-    let at = arena.alloc_pages(None, 2, 0).expect("pages are free");
-    let slice = arena
-        .slice::<u64>(ArenaOffset::of(at), 1024)
-        .expect("two pages");
-    assert!(slice.iter().all(|word| word == 0));
-    slice.fill(7);
-    let mut bytes = [0; 24];
-    arena
-        .copy_out(ArenaOffset::of(at), &mut bytes)
-        .expect("the pages are there");
-    assert_eq!(bytes[16..], 7u64.to_ne_bytes());
-    arena.free_pages(at, 2).expect("nobody holds the lock");
-    assert!(arena.copy_in(ArenaOffset::of(at), &bytes).is_err());
-    assert_eq!(arena.alloc_pages(None, 2, 0), Ok(at));
-    assert!(
-        slice.iter().all(|word| word == 0),
-        "freed memory comes back zeroed"
-    );
-    let pool = crate::pool::Pool::new(Arc::clone(&arena));
-    let first = pool.alloc(24).expect("pages are free");
-    let second = pool.alloc(8).expect("pages are free");
-    assert_eq!(second.offset_from(first), Some(24));
-    pool.free(first, 24).expect("it was allocated");
-    assert_eq!(pool.destroy(), 8);
-}
-
-#[test]
-fn the_stand_in_serves_plain_pointers() {
-    let scheduler = RandomScheduler::new_from_seed(SEED, 1);
-    Runner::new(scheduler, config()).run(plain_pointers);
-}
-
 /// The canary: an allocator that looks and then stores, as the review's race has it.
 fn blind_allocator() {
     HAS_GUARD_MARKERS.set(true);

@@ -73,7 +73,9 @@ pub(crate) fn test() -> anyhow::Result<()> {
         "--package",
         "harena-arena",
         "--lib",
+        "--",
         "schedules",
+        "plain_use",
     ])
     .env("RUSTFLAGS", "--cfg shuttle")
     .env("CARGO_TARGET_DIR", root().join("target/shuttle")))?;
