@@ -16,11 +16,12 @@ use shuttle::rand::{Rng, thread_rng};
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::{Config, FailurePersistence, Runner, thread};
 
+use crate::alloc::AllocError;
 use crate::arena::Arena;
 use crate::scope::ProgramScope;
 use crate::shared::{REPORTS_MAX, SCRATCH_MAX};
 use crate::spec::ArenaSpec;
-use crate::sync::{Arc, AtomicU32, Ordering};
+use crate::sync::{Arc, AtomicBool, AtomicU32, Ordering};
 use crate::sys::{HAS_GUARD_MARKERS, Seen, access};
 
 const THREADS: u32 = 8;
@@ -39,6 +40,8 @@ struct Watched {
     user: bool,
     /// Number of the thread that a page was given to, plus one.
     owners: Vec<AtomicU32>,
+    /// Whether a user touched a page, which may have allocated it.
+    touched: Vec<AtomicBool>,
 }
 
 impl Watched {
@@ -49,10 +52,12 @@ impl Watched {
             arena.map_user().expect("the model has room for a view");
         }
         let owners = (0..PAGES).map(|_| AtomicU32::new(0)).collect();
+        let touched = (0..PAGES).map(|_| AtomicBool::new(false)).collect();
         Arc::new(Self {
             arena,
             user,
             owners,
+            touched,
         })
     }
 
@@ -75,6 +80,7 @@ impl Watched {
 
     /// The user's thread touches a word; `None` is its SIGSEGV.
     fn user(&self, page: u32, byte: usize) -> Option<u64> {
+        self.touched[page as usize].store(true, Ordering::Relaxed);
         if !self.user {
             return self.arena.touch_user(user(page)).ok().map(|()| 0);
         }
@@ -155,19 +161,44 @@ impl Watched {
         self.check_all_pages();
     }
 
-    /// Everything can be freed, and allocated at once, and is zeroed.
+    /// Everything can be freed, and all that the limit allows allocated at once wherever it
+    /// fits, and is zeroed.
     fn check_all_pages(&self) {
-        self.arena
-            .free_pages(user(0), PAGES)
-            .expect("nobody holds the lock");
-        assert_eq!(self.arena.pages_in_use(), 0);
-        if self.arena.spec().byte_limit.is_some() {
-            return;
-        }
-        assert_eq!(self.arena.alloc_pages(None, PAGES, 0), Ok(user(0)));
+        self.free_all();
+        let most = self.arena.spec().page_limit();
         let _scope = self.scope(0);
-        assert!((0..PAGES).all(|page| self.read(page, OWNED) == 0));
-        assert!((0..PAGES).all(|page| self.read(page, ANYBODYS) == 0));
+        for first in (0..PAGES).step_by(most as usize) {
+            let first = first.min(PAGES - most);
+            let given = self.arena.alloc_pages(Some(user(first)), most, 0);
+            assert_eq!(given, Ok(user(first)), "no page is lost");
+            let given = first..first + most;
+            assert!(given.clone().all(|page| self.read(page, OWNED) == 0));
+            assert!(given.clone().all(|page| self.read(page, ANYBODYS) == 0));
+            let more = self.arena.alloc_pages(None, 1, 0);
+            let refused = if most < PAGES {
+                AllocError::Limit { page_cnt: 1 }
+            } else {
+                AllocError::NoSpace { page_cnt: 1 }
+            };
+            assert_eq!(more, Err(refused), "{most} pages are in use");
+            self.free_all();
+        }
+    }
+
+    fn free_all(&self) {
+        let freed = self.arena.free_pages(user(0), PAGES);
+        freed.expect("nobody holds the lock");
+        assert_eq!(self.arena.pages_in_use(), 0);
+    }
+
+    /// Owners are gone, and have freed all that they had: only users have pages.
+    fn check_owners_left_nothing(&self) {
+        self.arena.drain_deferred().expect("nobody holds the lock");
+        for page in 0..PAGES {
+            let used = self.arena.entry_state(index(page)) == EntryState::Page;
+            let touched = self.touched[page as usize].load(Ordering::Relaxed);
+            assert!(touched || !used, "page {page} was left by its owner");
+        }
     }
 
     fn scope(&self, me: u32) -> ProgramScope<'_> {
@@ -199,8 +230,8 @@ fn page_of(address: UserAddr) -> u32 {
     ArenaOffset::of(address).page().raw()
 }
 
-/// Runs `each` on eight threads over one arena, and then looks at the arena.
-fn together(byte_limit: Option<u64>, each: fn(&Watched, u32)) {
+/// Runs `each` on eight threads over one arena.
+fn together(byte_limit: Option<u64>, each: fn(&Watched, u32)) -> Arc<Watched> {
     let watched = Watched::new(byte_limit);
     let threads = (1..=THREADS).map(|me| {
         let watched = Arc::clone(&watched);
@@ -213,6 +244,12 @@ fn together(byte_limit: Option<u64>, each: fn(&Watched, u32)) {
     for thread in threads {
         thread.join().expect("no panic");
     }
+    watched
+}
+
+fn owners_together(byte_limit: Option<u64>) {
+    let watched = together(byte_limit, owners);
+    watched.check_owners_left_nothing();
     watched.check();
 }
 
@@ -223,15 +260,18 @@ fn owners(watched: &Watched, me: u32) {
         let count = thread_rng().gen_range(1..=3);
         let at = thread_rng().gen_range(0..PAGES);
         let arena = &watched.arena;
-        let given = match thread_rng().gen_range(0..7) {
-            0 | 1 => arena.alloc_pages(None, count, 0),
-            2 => arena.alloc_pages_non_sleepable(None, count, 0),
-            3 => arena.alloc_pages(Some(user(at)), 1, 0),
-            4 => arena.alloc_pages_traced(Some(user(at)), 1, || {
-                // A second program on this thread, under the lock, touches that very page.
-                let _inner = watched.scope(me + 100);
-                watched.write(at, ANYBODYS, u64::MAX);
-            }),
+        let (count, given) = match thread_rng().gen_range(0..7) {
+            0 | 1 => (count, arena.alloc_pages(None, count, 0)),
+            2 => (count, arena.alloc_pages_non_sleepable(None, count, 0)),
+            3 => (1, arena.alloc_pages(Some(user(at)), 1, 0)),
+            4 => {
+                let given = arena.alloc_pages_traced(Some(user(at)), 1, || {
+                    // A second program on this thread, under the lock, touches that very page.
+                    let _inner = watched.scope(me + 100);
+                    watched.write(at, ANYBODYS, u64::MAX);
+                });
+                (1, given)
+            }
             5 => {
                 let _ = watched.user(at, ANYBODYS);
                 continue;
@@ -242,9 +282,7 @@ fn owners(watched: &Watched, me: u32) {
             }
         };
         let Ok(given) = given else { continue };
-        // A traced single page apart, the count is what was asked for.
         let first = page_of(given);
-        let count = if first == at { 1 } else { count };
         watched.own(me, first, count);
         watched.random_host_write();
         watched.disown(me, first, count);
@@ -302,17 +340,17 @@ fn under_both_schemes(name: &str, check: fn()) {
 
 #[test]
 fn pages_have_one_owner_whatever_faults_around_them() {
-    under_both_schemes("owners", || together(None, owners));
+    under_both_schemes("owners", || owners_together(None));
 }
 
 #[test]
 fn pages_have_one_owner_at_the_limit() {
-    under_both_schemes("owners at the limit", || together(Some(4 * 4096), owners));
+    under_both_schemes("owners at the limit", || owners_together(Some(4 * 4096)));
 }
 
 #[test]
 fn wild_frees_leave_entries_and_mappings_in_step() {
-    under_both_schemes("vandals", || together(None, vandals));
+    under_both_schemes("vandals", || together(None, vandals).check());
 }
 
 /// The canary: an allocator that looks and then stores, as the review's race has it.
