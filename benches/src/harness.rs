@@ -105,6 +105,17 @@ impl<'a> Contender<'a> {
         }
     }
 
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it computes, found out in a turn of its own.
+    pub fn check(&mut self) -> Result<u64, BenchError> {
+        Ok((self.run)(1)?.check)
+    }
+
     /// A contender of which everything is timed.
     pub fn timed(name: &str, mut run: impl FnMut(u64) -> u64 + 'a) -> Self {
         Self::new(name, move |ops| Ok(timed(|| run(ops))))

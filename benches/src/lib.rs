@@ -8,6 +8,7 @@
 //! `unsafe` is what the peers are made of: signal handlers, allocators, system calls.
 
 pub mod arena;
+pub mod bpf;
 pub mod harness;
 mod table;
 

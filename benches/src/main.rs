@@ -8,7 +8,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use harena_bench::{BenchError, Row, Scale, Suite, arena, json, text};
+use harena_bench::{BenchError, Row, Scale, Suite, arena, bpf, json, text};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -24,6 +24,8 @@ struct Arguments {
 enum Which {
     /// Arenas: access, recovery, pages, slab, budgets.
     Arena(Options),
+    /// BPF: machine code and interpreter, calls, compiling.
+    Bpf(Options),
 }
 
 #[derive(Debug, clap::Args)]
@@ -46,8 +48,11 @@ enum Format {
 }
 
 fn main() -> ExitCode {
-    let Which::Arena(options) = Arguments::parse().suite;
-    match run(&options) {
+    let (name, suite, options): (_, RunSuite, _) = match Arguments::parse().suite {
+        Which::Arena(options) => ("arena", arena::run, options),
+        Which::Bpf(options) => ("bpf", bpf::run, options),
+    };
+    match run(name, suite, &options) {
         Ok(rows) => {
             match options.format {
                 Format::Text => print!("{}", text(&rows)),
@@ -67,13 +72,16 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(options: &Options) -> Result<Vec<Row>, BenchError> {
+/// Adds a suite's rows.
+type RunSuite = fn(&mut Suite) -> Result<(), BenchError>;
+
+fn run(name: &'static str, run: RunSuite, options: &Options) -> Result<Vec<Row>, BenchError> {
     let scale = if options.small {
         Scale::Small
     } else {
         Scale::Full
     };
-    let mut suite = Suite::new("arena", scale, options.filter.clone());
-    arena::run(&mut suite)?;
+    let mut suite = Suite::new(name, scale, options.filter.clone());
+    run(&mut suite)?;
     Ok(suite.into_rows())
 }

@@ -2,7 +2,7 @@
 //! disagree are an error, and so is a case that is missing or has too few rows. A peer that this
 //! system does not let us have is a row that says so. Times are not looked at.
 
-use harena_bench::{Row, Scale, Suite, arena};
+use harena_bench::{Row, Scale, Suite, arena, bpf};
 
 /// Cases, small objects apart, and the rows that each has at least: its subjects and peers.
 const CASES: [(&str, usize); 27] = [
@@ -100,6 +100,51 @@ fn every_arena_case_gives_equal_results_for_all_contenders() {
     let is_known = |row: &Row| {
         CASES.iter().any(|(case, _)| row.case == *case) || slab_cases().contains(&row.case)
     };
+    let unknown: Vec<_> = rows.iter().filter(|row| !is_known(row)).collect();
+    assert!(unknown.is_empty(), "not in the list: {unknown:?}");
+}
+
+/// The eight programs over plain memory and over an arena, and what else the suite has.
+fn bpf_cases() -> Vec<(String, usize)> {
+    let names = [
+        "fnv",
+        "sieve",
+        "muldiv",
+        "search",
+        "walk",
+        "bits",
+        "insertion",
+        "copy",
+    ];
+    let peers = cfg!(feature = "peers");
+    let mut cases = vec![
+        ("call: a program that does nothing".to_owned(), 1),
+        ("load: levels, from its file's bytes".to_owned(), 2),
+        ("compile: 1000 instructions".to_owned(), 2),
+    ];
+    for name in names {
+        // Native code and rbpf in both races.
+        cases.push((format!("program: {name}"), if peers { 5 } else { 0 }));
+        cases.push((format!("in an arena: {name}"), 1));
+    }
+    if peers {
+        cases.push(("geometric mean".to_owned(), 5));
+    }
+    cases
+}
+
+#[test]
+fn every_bpf_case_gives_equal_results_for_all_contenders() {
+    let mut suite = Suite::new("bpf", Scale::Small, None);
+    bpf::run(&mut suite).expect("contenders agree");
+    let rows = suite.into_rows();
+    rows.iter().for_each(check_row);
+    let cases = bpf_cases();
+    for (case, least) in &cases {
+        let found = rows_of(&rows, case).len();
+        assert!(found >= *least, "{case}: {found} rows instead of {least}");
+    }
+    let is_known = |row: &Row| cases.iter().any(|(case, _)| row.case == *case);
     let unknown: Vec<_> = rows.iter().filter(|row| !is_known(row)).collect();
     assert!(unknown.is_empty(), "not in the list: {unknown:?}");
 }

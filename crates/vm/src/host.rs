@@ -90,6 +90,50 @@ pub trait Host {
     fn timer_cancel(&mut self, timer: TimerId);
 }
 
+/// No kernel: time stands still on CPU 0, one task is `current` and known by its number only,
+/// and there are no kfuncs but the engine's own. For programs that need no more than that.
+#[derive(Clone, Copy, Debug)]
+pub struct NoKernel;
+
+impl Host for NoKernel {
+    fn kfunc(&mut self, call: &mut Call<'_>, _id: u32, _args: [u64; 5]) -> Result<u64, Abort> {
+        Err(call.host_error("there is no kernel that has this kfunc"))
+    }
+
+    fn now(&self) -> SimTime {
+        SimTime::ZERO
+    }
+
+    fn cpu(&self) -> Cpu {
+        Cpu::new(0)
+    }
+
+    fn current_task(&self) -> KernAddr {
+        KernAddr::NULL
+    }
+
+    fn current(&self) -> CurrentTask {
+        CurrentTask {
+            task: KernAddr::NULL,
+            pid: Tid::new(1),
+            tgid: Tid::new(1),
+            uid: 0,
+            gid: 0,
+            comm: "none".to_owned(),
+        }
+    }
+
+    /// Always 0.
+    fn random(&mut self) -> u32 {
+        0
+    }
+
+    /// Timers never fire.
+    fn timer_arm(&mut self, _arm: TimerArm) {}
+
+    fn timer_cancel(&mut self, _timer: TimerId) {}
+}
+
 /// What one parameter of a kfunc is, as far as the call itself cares.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum KfuncArg {

@@ -53,7 +53,9 @@ mod vm;
 pub use error::{Abort, AbortCause, MemFault, OutOfGuestMemory, Place, VmCreateError, VmLoadError};
 pub use format::{ARGS_MAX as FORMAT_ARGS_MAX, format as bprintf};
 pub use harena_arena_fault::Access;
-pub use host::{Call, ContextSet, CurrentTask, Host, KfuncArg, KfuncDesc, Sleepable, TimerArm};
+pub use host::{
+    Call, ContextSet, CurrentTask, Host, KfuncArg, KfuncDesc, NoKernel, Sleepable, TimerArm,
+};
 pub use kfuncs::{GENERIC_KFUNC_BASE, GENERIC_KFUNC_PROTOS, generic_kfuncs};
 pub use layout::Region;
 pub use maps::{Map, MapId, MapKind, UpdateFlags};

@@ -3,7 +3,8 @@
 //! They have a target folder of their own, for their loops are aligned to 64 bytes: on some
 //! machines alignment alone moves a short loop by 40 %.
 
-use crate::run::{cargo, root, run};
+use crate::objects::CLANG;
+use crate::run::{cargo, is_installed, root, run};
 
 #[cfg(target_arch = "x86_64")]
 const FLAGS: &str = "-C llvm-args=-x86-experimental-pref-innermost-loop-alignment=6";
@@ -19,9 +20,13 @@ pub(crate) fn bench(arguments: &[String]) -> anyhow::Result<()> {
         "--package",
         "harena-bench",
         "--features",
-        "peers",
+        "cranelift",
         "--",
     ]);
+    // Native peers are made by the compiler that makes the BPF programs, where it is there.
+    if is_installed(CLANG) {
+        command.env("CC", CLANG);
+    }
     run(command
         .args(arguments)
         .env("RUSTFLAGS", FLAGS)

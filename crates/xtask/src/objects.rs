@@ -39,6 +39,9 @@ const OWN_HEADER_FLAGS: [&str; 5] = [
     "-Ibpf/include",
 ];
 
+/// Peers in benchmarks know no later instructions.
+const BENCH_FLAG: &str = "-mcpu=v3";
+
 /// Builds every object beside its source.
 pub(crate) fn build() -> anyhow::Result<()> {
     let bpf = root().join("bpf");
@@ -85,7 +88,7 @@ pub(crate) fn check() -> anyhow::Result<()> {
 /// The sources, relative to `bpf`, in a fixed order.
 pub(crate) fn sources(bpf: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    for folder in ["", "tests"] {
+    for folder in ["", "bench", "tests"] {
         let path = bpf.join(folder);
         let entries = fs::read_dir(&path).with_context(|| path.display().to_string())?;
         for entry in entries {
@@ -108,6 +111,7 @@ fn compile(source: &Path, object: &Path) -> anyhow::Result<()> {
     run(Command::new(CLANG)
         .current_dir(root())
         .args(arguments)
+        .args(source.starts_with("bench").then_some(BENCH_FLAG))
         .arg("-c")
         .arg(Path::new("bpf").join(source))
         .arg("-o")

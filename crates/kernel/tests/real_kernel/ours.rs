@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::ptr;
 
-use harena_abi::{Cpu, KernAddr, SimTime, Tid};
+use harena_abi::KernAddr;
 use harena_bpf::Object;
 use harena_kernel::{Kernel, write_map_objects};
 use harena_testkit::CONTEXT_WORDS;
-use harena_vm::{Abort, Call, CurrentTask, Host, ProgId, RunArgs, TimerArm, TimerId, Vm, VmConfig};
+use harena_vm::{NoKernel, ProgId, RunArgs, Vm, VmConfig};
 
 use crate::scenarios::Machine;
 
@@ -88,44 +88,4 @@ impl Machine for OurMachine {
         // SAFETY: as in `write`.
         unsafe { ptr::read_volatile(self.word(offset)) }
     }
-}
-
-/// A kernel with nothing in it: the programs use only what the engine itself provides.
-struct NoKernel;
-
-impl Host for NoKernel {
-    fn kfunc(&mut self, call: &mut Call<'_>, _id: u32, _args: [u64; 5]) -> Result<u64, Abort> {
-        Err(call.host_error("arena tests use no kfunc of a host"))
-    }
-
-    fn now(&self) -> SimTime {
-        SimTime::ZERO
-    }
-
-    fn cpu(&self) -> Cpu {
-        Cpu::new(0)
-    }
-
-    fn current_task(&self) -> KernAddr {
-        KernAddr::NULL
-    }
-
-    fn current(&self) -> CurrentTask {
-        CurrentTask {
-            task: KernAddr::NULL,
-            pid: Tid::new(1),
-            tgid: Tid::new(1),
-            uid: 0,
-            gid: 0,
-            comm: "test".to_owned(),
-        }
-    }
-
-    fn random(&mut self) -> u32 {
-        0
-    }
-
-    fn timer_arm(&mut self, _arm: TimerArm) {}
-
-    fn timer_cancel(&mut self, _timer: TimerId) {}
 }
