@@ -59,6 +59,6 @@ pub(super) fn known() -> Result<CompiledCode, BenchError> {
     };
     // SAFETY: the code at `resume` expects nothing but the caller's return address, which is
     // where it was when the load, which is the first instruction, ran.
-    let code = unsafe { CompiledCode::register(start, len, vec![load]) };
+    let code = unsafe { CompiledCode::register(start..start + len, 0..0, vec![load]) };
     code.map_err(BenchError::setup("making code known"))
 }

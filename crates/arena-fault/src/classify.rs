@@ -157,14 +157,26 @@ fn program_fault<'a>(
     fault: Fault,
 ) -> Option<ProgramFault<'a>> {
     let (code, pc) = registry.pin_code(fault.pc)?;
-    let arena = registry.pin(record.innermost()?.arena?)?;
+    let running = record.innermost()?;
+    let reached = code.reaches(fault.address)
+        || running
+            .arena
+            .and_then(|arena| registry.pin(arena))
+            .is_some_and(|arena| in_reach(&arena, fault.address));
+    reached.then_some(ProgramFault { code, pc })
+}
+
+/// Whether pointers into an arena lead to an address: its window and its guards.
+fn in_reach(arena: &Pin<'_>, address: usize) -> bool {
     // A 32-bit pointer and a 16-bit offset reach as far as the guards.
-    let lowest = usize::try_from(HALF_GUARD).ok()?;
-    let offset = arena.host_offset(fault.address.checked_add(lowest)?)?;
     let reach = WINDOW_SIZE
         .saturating_add(2 * HALF_GUARD)
         .saturating_add(ACCESS_MAX);
-    (offset < reach).then_some(ProgramFault { code, pc })
+    usize::try_from(HALF_GUARD)
+        .ok()
+        .and_then(|lowest| address.checked_add(lowest))
+        .and_then(|address| arena.host_offset(address))
+        .is_some_and(|offset| offset < reach)
 }
 
 fn host_fault<'a>(
@@ -434,7 +446,9 @@ mod tests {
         const CODE: usize = 0x7000_0000;
         let none = core::ptr::null_mut();
         let arena = ALL.publish(HOST, none).expect("slots are free");
-        ALL.publish_code(CODE, 0x100, none).expect("slots are free");
+        const OWN: usize = 0x7000_0000_0000;
+        ALL.publish_code(CODE..CODE + 0x100, OWN..OWN + 0x1000, none)
+            .expect("slots are free");
         let running = Running {
             program: ProgramTag::new(1),
             arena: Some(arena),
@@ -454,7 +468,11 @@ mod tests {
             assert!(is_program(address, CODE + 0xff), "{address:#x}");
             assert!(!is_program(address, CODE + 0x100), "{address:#x}");
         }
-        for address in [window - HALF_GUARD - 1, end + 1, 8] {
+        let own = OWN as u64;
+        for address in [own, own + 0xfff] {
+            assert!(is_program(address, CODE), "{address:#x}");
+        }
+        for address in [window - HALF_GUARD - 1, end + 1, 8, own - 1, own + 0x1000] {
             assert!(!is_program(address, CODE), "{address:#x}");
         }
     }

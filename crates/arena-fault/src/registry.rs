@@ -13,6 +13,7 @@
 //! process's arena wait for that process: who retires such a slot ends their wait first.
 
 use core::fmt;
+use core::ops::Range;
 
 use crate::classify::SavedAction;
 use crate::sync::{AtomicPtr, AtomicU32, AtomicUsize, Ordering, const_unless_loom, spin_hint};
@@ -109,8 +110,10 @@ pub struct Slot {
     generation: AtomicU32,
     /// 1 if the arena lives in another process.
     is_elsewhere: AtomicU32,
-    /// Host address of the arena's 32-bit offset 0.
+    /// Host address of the arena's 32-bit offset 0; of code, where its reach begins.
     host_start: AtomicUsize,
+    /// Bytes of code's reach.
+    reach_size: AtomicUsize,
     user_start: AtomicUsize,
     /// Bytes of the user's view in this process; 0 while there is none.
     user_size: AtomicUsize,
@@ -226,18 +229,19 @@ impl Registry {
         })
     }
 
-    /// Makes `len` bytes of compiled code at `start` known; `None` if [`CODES_MAX`] images are.
-    /// The payload leads the handler to their exception table.
-    pub fn publish_code(&self, start: usize, len: usize, payload: *mut ()) -> Option<CodeId> {
-        let (slot, number) = self
-            .codes
-            .iter()
-            .zip(0u16..)
-            .find(|(slot, _)| slot.publish(start, payload).is_some())?;
+    /// Makes compiled code known, by its addresses; `None` if [`CODES_MAX`] images are.
+    /// `reach` is where it may fault besides the running program's arena. The payload leads the
+    /// handler to the exception table.
+    pub fn publish_code(
+        &self,
+        code: Range<usize>,
+        reach: Range<usize>,
+        payload: *mut (),
+    ) -> Option<CodeId> {
+        let mut codes = self.codes.iter().zip(0u16..);
+        let publish = |slot: &Slot| slot.publish_code(&code, &reach, payload);
+        let (_, number) = codes.find(|(slot, _)| publish(slot).is_some())?;
         note_used(&self.codes_end, number);
-        slot.user_start.store(start, Ordering::Relaxed);
-        // Release: who sees the size sees the start; pairs with `user_offset`.
-        slot.user_size.store(len, Ordering::Release);
         Some(CodeId(number))
     }
 
@@ -271,12 +275,11 @@ impl Registry {
         self.threads.leave(key, depth);
     }
 
-    /// Whether any arena or view is alive; an abandoned one is not.
+    /// Whether any arena, view or code is alive; an abandoned one is not.
     #[must_use]
     pub fn any_live(&self) -> bool {
-        self.slots
-            .iter()
-            .any(|slot| slot.state.load(Ordering::Acquire) & LIVE != 0)
+        let mut all = self.slots.iter().chain(&self.codes);
+        all.any(|slot| slot.state.load(Ordering::Acquire) & LIVE != 0)
     }
 
     fn slot(&self, id: ArenaId) -> Option<&Slot> {
@@ -319,6 +322,7 @@ impl Slot {
                 generation: AtomicU32::new(0),
                 is_elsewhere: AtomicU32::new(0),
                 host_start: AtomicUsize::new(0),
+                reach_size: AtomicUsize::new(0),
                 user_start: AtomicUsize::new(0),
                 user_size: AtomicUsize::new(0),
                 payload: AtomicPtr::new(core::ptr::null_mut()),
@@ -343,6 +347,25 @@ impl Slot {
         // No program can run on it, so no address is ever compared with this.
         self.host_start.store(usize::MAX, Ordering::Relaxed);
         self.user_start.store(start, Ordering::Relaxed);
+        // Release: who sees the size sees the start; pairs with `user_offset`.
+        self.user_size.store(size, Ordering::Release);
+        self.go_live(payload);
+        Some(generation)
+    }
+
+    /// Takes the slot, if it is free, for compiled code.
+    fn publish_code(
+        &self,
+        code: &Range<usize>,
+        reach: &Range<usize>,
+        payload: *mut (),
+    ) -> Option<u32> {
+        let generation = self.claim()?;
+        self.host_start.store(reach.start, Ordering::Relaxed);
+        let reach = reach.end.saturating_sub(reach.start);
+        self.reach_size.store(reach, Ordering::Relaxed);
+        self.user_start.store(code.start, Ordering::Relaxed);
+        let size = code.end.saturating_sub(code.start);
         // Release: who sees the size sees the start; pairs with `user_offset`.
         self.user_size.store(size, Ordering::Release);
         self.go_live(payload);
@@ -439,6 +462,16 @@ impl Pin<'_> {
         let offset = address.checked_sub(self.slot.host_start.load(Ordering::Relaxed))?;
         u64::try_from(offset).ok()
     }
+
+    /// Whether code may fault at this address, whatever arena its program has.
+    #[must_use]
+    pub fn reaches(&self, address: usize) -> bool {
+        let start = self.slot.host_start.load(Ordering::Relaxed);
+        let size = self.slot.reach_size.load(Ordering::Relaxed);
+        address
+            .checked_sub(start)
+            .is_some_and(|offset| offset < size)
+    }
 }
 
 impl Drop for Pin<'_> {
@@ -528,13 +561,17 @@ mod tests {
     fn code_is_found_by_its_instructions_until_it_is_retired() {
         let mut table = 7u8;
         let payload = (&raw mut table).cast();
-        let id = LOCAL.publish_code(0x9000, 0x100, payload).unwrap();
+        let id = LOCAL.publish_code(0x9000..0x9100, 0x200..0x300, payload);
         let (pin, offset) = LOCAL.pin_code(0x90ff).unwrap();
         assert_eq!((pin.payload(), offset), (payload, 0xff));
+        assert!(pin.reaches(0x200));
+        assert!(pin.reaches(0x2ff));
+        assert!(!pin.reaches(0x1ff));
+        assert!(!pin.reaches(0x300));
         drop(pin);
         assert!(LOCAL.pin_code(0x9100).is_none());
         assert!(LOCAL.pin_code(0x8fff).is_none());
-        LOCAL.retire_code(id);
+        LOCAL.retire_code(id.unwrap());
         assert!(LOCAL.pin_code(0x9000).is_none());
     }
 }

@@ -14,13 +14,14 @@
 )]
 
 use core::mem::ManuallyDrop;
+use core::ops::Range;
 use std::sync::Arc;
 
 #[cfg(all(target_os = "linux", not(any(miri, shuttle))))]
 use harena_arena_fault::lookup;
 use harena_arena_fault::{CODES_MAX, CodeId, ExtableEntry, REGISTRY};
 
-use crate::sys::process_id;
+use crate::sys::{FaultSignal, OsError, install_handler, process_id};
 
 /// The instructions of one image that may fault.
 #[derive(Debug)]
@@ -50,23 +51,30 @@ pub struct CompiledCode {
     owner: i32,
 }
 
-/// Too much compiled code.
+/// Why compiled code cannot be made known.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{CODES_MAX} images of compiled code are known already")]
-pub struct CodeError;
+pub enum CodeError {
+    /// Too much of it.
+    #[error("{CODES_MAX} images of compiled code are known already")]
+    TooMany,
+    /// The fault handler cannot be installed.
+    #[error("fault handler")]
+    Os(#[source] OsError),
+}
 
 impl CompiledCode {
-    /// Makes `len` bytes of code at the address `start` known. `entries` are sorted by
-    /// `fault_pc`.
+    /// Makes code known, by its addresses. Its faults in the running program's arena, and in
+    /// `reach` (which may be empty), go on where `entries` say, which are sorted by `fault_pc`.
     ///
     /// # Safety
     ///
-    /// 1. The code at `start + resume_pc` of each entry expects to be reached, with all registers
-    ///    as they are, from the instruction at `start + fault_pc`, as long as this lives.
+    /// 1. The code at `code.start + resume_pc` of each entry expects to be reached, with all
+    ///    registers as they are, from the instruction at `code.start + fault_pc`, as long as this
+    ///    lives.
     #[expect(unsafe_code, reason = "a promise about machine code, not about memory")]
     pub unsafe fn register(
-        start: usize,
-        len: usize,
+        code: Range<usize>,
+        reach: Range<usize>,
         entries: Vec<ExtableEntry>,
     ) -> Result<Self, CodeError> {
         assert!(entries.is_sorted_by_key(|entry| entry.fault_pc));
@@ -75,13 +83,16 @@ impl CompiledCode {
         });
         let payload = Arc::as_ptr(&table).cast_mut().cast();
         let id = REGISTRY
-            .publish_code(start, len, payload)
-            .ok_or(CodeError)?;
-        Ok(Self {
+            .publish_code(code, reach, payload)
+            .ok_or(CodeError::TooMany)?;
+        let known = Self {
             id,
             table,
             owner: process_id(),
-        })
+        };
+        // Published before: see `uninstall_handler`.
+        install_handler(FaultSignal::Segv).map_err(CodeError::Os)?;
+        Ok(known)
     }
 }
 

@@ -12,9 +12,9 @@ use crate::sys::{self, FaultSignal, OsError, Uninstalled};
 /// Why the handler was not removed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum UninstallError {
-    /// Arenas or views that need it are alive.
-    #[error("arenas or views of arenas are alive")]
-    LiveArenas,
+    /// Arenas, views or compiled code that need it are alive.
+    #[error("arenas, views of arenas or compiled code are alive")]
+    InUse,
     /// Another handler was installed after ours and may forward to it.
     #[error("another handler of SIGSEGV or SIGBUS was installed later")]
     NotOnTop,
@@ -23,14 +23,14 @@ pub enum UninstallError {
     Os(#[source] OsError),
 }
 
-/// Puts the actions back that were there before the first arena and the first view.
+/// Puts the actions back that were there before the first arena, view or compiled code.
 pub fn uninstall_fault_handler() -> Result<(), UninstallError> {
     // Each goes if it can: whether the other one does makes no difference to it.
     let segv = sys::uninstall_handler(FaultSignal::Segv).map_err(UninstallError::Os)?;
     let bus = sys::uninstall_handler(FaultSignal::Bus).map_err(UninstallError::Os)?;
     match (segv, bus) {
         (Uninstalled::Gone, Uninstalled::Gone) => Ok(()),
-        (Uninstalled::Needed, _) | (_, Uninstalled::Needed) => Err(UninstallError::LiveArenas),
+        (Uninstalled::Needed, _) | (_, Uninstalled::Needed) => Err(UninstallError::InUse),
         (Uninstalled::NotOnTop, _) | (_, Uninstalled::NotOnTop) => Err(UninstallError::NotOnTop),
     }
 }

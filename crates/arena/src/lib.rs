@@ -124,4 +124,4 @@ pub use slab::{
     SlabFreeError, SlabUsage,
 };
 pub use spec::{ArenaSpec, CreateError};
-pub use sys::OsError;
+pub use sys::{OsError, Protection};

@@ -105,6 +105,17 @@ impl Reservation {
         self.map(offset, len, Protection::None)
     }
 
+    /// Changes what a part may be used for. What it holds stays; what was never committed is
+    /// zero.
+    pub fn protect(
+        &self,
+        offset: usize,
+        len: usize,
+        protection: Protection,
+    ) -> Result<(), ReserveError> {
+        self.unclaimed(offset, len, |span| self.range.protect(span, protection))
+    }
+
     /// The host address of `len` bytes at `offset`, if they lie in the reservation.
     #[must_use]
     pub fn window(&self, offset: usize, len: usize) -> Option<*mut u8> {
@@ -113,13 +124,22 @@ impl Reservation {
     }
 
     fn map(&self, offset: usize, len: usize, prot: Protection) -> Result<(), ReserveError> {
+        self.unclaimed(offset, len, |span| self.range.map_anonymous(span, prot))
+    }
+
+    fn unclaimed(
+        &self,
+        offset: usize,
+        len: usize,
+        change: impl FnOnce(Span) -> Result<(), OsError>,
+    ) -> Result<(), ReserveError> {
         let span = self.span(offset, len)?;
         // Held over the call: no arena may claim the part in between.
         let claims = locked(&self.claims);
         if claims.iter().any(|claim| overlap(*claim, span)) {
             return Err(ReserveError::Claimed { offset, len });
         }
-        self.range.map_anonymous(span, prot)?;
+        change(span)?;
         drop(claims);
         Ok(())
     }
@@ -198,6 +218,9 @@ mod tests {
         ));
         reservation.unclaim(claim);
         reservation.commit(7 * PAGE, PAGE).unwrap();
+        reservation
+            .protect(7 * PAGE, PAGE, Protection::ReadOnly)
+            .unwrap();
         assert!(Reservation::new(100).is_err());
     }
 }

@@ -69,6 +69,11 @@ pub(crate) struct RunArgs {
     #[arg(long, value_enum, default_value_t = EngineName::Jit)]
     pub(crate) engine: EngineName,
 
+    /// Compare every pointer of the scheduler's with what it was handed out, so that each wild
+    /// one is reported; slower. Otherwise one that happens to lead to memory is not
+    #[arg(long)]
+    pub(crate) checked: bool,
+
     /// How to print the report
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,

@@ -12,7 +12,7 @@ use harena_arena::FailedAllocs;
 use harena_bpf::GlobalValue;
 use harena_scx::Topology;
 use harena_sim::{SimConfig, Workload};
-use harena_vm::Engine;
+use harena_vm::{Containment, Engine};
 
 use crate::args::{EngineName, Format, InspectArgs, RunArgs};
 use crate::failures::Failing;
@@ -98,6 +98,7 @@ pub(crate) struct RunPlan {
     pub(crate) arena_fail: FailedAllocs,
     /// How programs are executed.
     pub(crate) engine: Engine,
+    pub(crate) containment: Containment,
     /// How to report.
     pub(crate) report: Report,
 }
@@ -140,6 +141,11 @@ impl RunPlan {
             engine: match args.engine {
                 EngineName::Interp => Engine::Interpreter,
                 EngineName::Jit => Engine::Jit,
+            },
+            containment: if args.checked {
+                Containment::Check
+            } else {
+                Containment::Mask
             },
             report: if args.quiet {
                 Report::Nothing

@@ -72,6 +72,7 @@ fn prepare(plan: &RunPlan) -> Result<Box<Simulation<BpfScheduler>>, Failure> {
         arena_limit: plan.arena_limit,
         arena_fail: plan.arena_fail,
         engine: plan.engine,
+        containment: plan.containment,
         ..LoadOptions::default()
     };
     let (scheduler, image) =

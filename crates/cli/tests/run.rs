@@ -405,19 +405,26 @@ fn an_arena_limit_is_kept_and_reported() {
 }
 
 #[test]
-fn both_engines_give_the_same_results() {
+fn both_engines_give_the_same_results_however_pointers_are_contained() {
     for name in ["fifo", "vtime", "levels", "wild"] {
         let path = object(name);
-        let [interpreted, compiled] = ["interp", "jit"].map(|engine| {
-            let run = harena(&[
-                "run", &path, "-d", "200ms", "--format", "json", "--engine", engine,
-            ]);
-            assert_eq!(run.code, 0, "{name}, {engine}: {}", run.stderr);
-            assert_eq!(run.stderr, "", "{name}, {engine}");
+        let ways: [&[&str]; 4] = [
+            &["--engine", "interp"],
+            &["--engine", "jit"],
+            &["--engine", "interp", "--checked"],
+            &["--engine", "jit", "--checked"],
+        ];
+        let [first, others @ ..] = ways.map(|way| {
+            let common = ["run", &path, "-d", "200ms", "--format", "json"];
+            let run = harena(&[&common, way].concat());
+            assert_eq!(run.code, 0, "{name}, {way:?}: {}", run.stderr);
+            assert_eq!(run.stderr, "", "{name}, {way:?}");
             let mut results = json(&run);
             results["wall_ns"] = 0.into();
             results
         });
-        assert_eq!(interpreted, compiled, "{name}");
+        for (other, way) in others.iter().zip(&ways[1..]) {
+            assert_eq!(first, *other, "{name}, {way:?}");
+        }
     }
 }

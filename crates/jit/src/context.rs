@@ -36,12 +36,12 @@ pub struct Context {
     pub depth_max: u32,
     /// How the run ended: see [`status`].
     pub status: u32,
-    /// Host address of the first byte of the heap, behind the bounds.
-    pub heap: u64,
+    /// Host address of the guest's first byte.
+    pub guest: u64,
     /// Guest address of that byte.
-    pub heap_start: u64,
-    /// Host minus guest address of the heap.
-    pub heap_delta: u64,
+    pub guest_start: u64,
+    /// Host minus guest address of everything.
+    pub delta: u64,
     /// Host address that r10 stands for.
     pub frame: u64,
     /// Host address of the arena's 32-bit offset 0.
@@ -66,12 +66,17 @@ pub struct Context {
     pub may_goto_max: u32,
 }
 
-/// Heap bytes that share one bound, as a power of two.
+/// Bits of a guest address that masked accesses keep.
+pub const GUEST_BITS: u32 = 36;
+
+/// Guest bytes that share one bound, as a power of two.
 pub const UNIT_SHIFT: u32 = 29;
-/// Units a heap may have.
+/// Units that may have bounds.
 const UNITS: usize = 64;
 /// Bytes of all bounds: for loads and stores of 1, 2, 4 and 8 bytes.
 pub const BOUNDS_SIZE: usize = 8 * UNITS * 8;
+/// How far before the guest's first byte the bounds begin: out of reach.
+pub const BOUNDS_DISTANCE: usize = 1 << 20;
 
 /// Which accesses a bound is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,9 +87,9 @@ pub enum BoundOf {
     Stores,
 }
 
-/// Where the bound of a unit lies in memory, relative to the heap's first byte. The bound is
-/// a heap offset: an access of `1 << size_log2` bytes that begins in the unit is good if it
-/// begins below. The unit's number counts from 0, each of 512 MiB.
+/// Where the bound of a unit lies in memory, relative to the guest's first byte. The bound is
+/// an offset from there: an access of `1 << size_log2` bytes that begins in the unit is good if
+/// it begins below. The unit's number counts from 0, each of 512 MiB.
 #[must_use]
 pub const fn bounds_offset(unit: usize, size_log2: usize, access: BoundOf) -> isize {
     assert!(unit < UNITS);
@@ -93,5 +98,5 @@ pub const fn bounds_offset(unit: usize, size_log2: usize, access: BoundOf) -> is
         BoundOf::Loads => size_log2,
         BoundOf::Stores => 4 + size_log2,
     };
-    ((table * UNITS + unit) * 8).cast_signed() - BOUNDS_SIZE.cast_signed()
+    ((table * UNITS + unit) * 8).cast_signed() - BOUNDS_DISTANCE.cast_signed()
 }

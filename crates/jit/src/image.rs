@@ -11,14 +11,26 @@ pub struct Source<'a> {
     pub functions: &'a [u32],
     /// What `addr_space_cast` to user addresses does, if the program has an arena.
     pub arena: Option<UserCast>,
-    /// What is proven of each memory operation; those of missing slots are checked.
+    /// What is proven of each memory operation; those of missing slots are contained.
     pub proofs: &'a [Proof],
+    /// How that is done where the pointer is known not to be the arena's.
+    pub containment: Containment,
+}
+
+/// What keeps an access inside of which nothing is proven.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Containment {
+    /// Its address is cut to the guest, where what is not there faults.
+    Mask,
+    /// It is compared with the bounds of what was handed out.
+    #[default]
+    Check,
 }
 
 /// What is known of a memory operation before it runs.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum Proof {
-    /// Nothing: it is checked.
+    /// Nothing: it is contained.
     #[default]
     None,
     /// It lies in the frame, so many bytes from r10.
@@ -36,6 +48,7 @@ impl<'a> Source<'a> {
             functions: &[0],
             arena: None,
             proofs: &[],
+            containment: Containment::Check,
         }
     }
 }

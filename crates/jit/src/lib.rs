@@ -12,11 +12,11 @@
 //!
 //! ```
 //! use harena_bpf::{analysis, code, isa};
-//! use harena_jit::{Compiler, Source};
+//! use harena_jit::{Compiler, Features, Source};
 //!
 //! let insns = isa::asm("r0 = r1; r0 += 2; exit")?;
 //! let code = code::decode(&insns)?;
-//! let mut compiler = Compiler::new();
+//! let mut compiler = Compiler::new(Features::detect());
 //! let program = compiler.add(&Source { functions: &[0], ..Source::new(&code.ops) });
 //! let image = compiler.finish()?;
 //! assert!(image.bytes.len() > program.entry as usize);
@@ -28,6 +28,11 @@ mod context;
 mod image;
 mod x86_64;
 
-pub use context::{BOUNDS_SIZE, BoundOf, Context, FRAMES_MAX, UNIT_SHIFT, bounds_offset, status};
-pub use image::{CodeImage, Fault, JitError, Line, ProgramCode, Proof, Source, UserCast};
-pub use x86_64::Compiler;
+pub use context::{
+    BOUNDS_DISTANCE, BOUNDS_SIZE, BoundOf, Context, FRAMES_MAX, GUEST_BITS, UNIT_SHIFT,
+    bounds_offset, status,
+};
+pub use image::{
+    CodeImage, Containment, Fault, JitError, Line, ProgramCode, Proof, Source, UserCast,
+};
+pub use x86_64::{Compiler, Features};

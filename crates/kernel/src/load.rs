@@ -15,7 +15,8 @@ use harena_arena::FailedAllocs;
 use harena_bpf::{GlobalError, GlobalValue, LinkError, LinkedObject, Object, StructOps};
 use harena_scx::{Form, Image, Op, OpsConfig, Topology};
 use harena_vm::{
-    Engine, MapId, OutOfGuestMemory, ProgId, StructOpsId, Vm, VmConfig, VmCreateError, VmLoadError,
+    Containment, Engine, MapId, OutOfGuestMemory, ProgId, StructOpsId, Vm, VmConfig, VmCreateError,
+    VmLoadError,
 };
 use thiserror::Error;
 
@@ -48,6 +49,8 @@ pub struct LoadOptions {
     pub arena_fail: FailedAllocs,
     /// How programs are executed; results are the same.
     pub engine: Engine,
+    /// What keeps their accesses inside.
+    pub containment: Containment,
 }
 
 impl Default for LoadOptions {
@@ -60,6 +63,7 @@ impl Default for LoadOptions {
             arena_limit: None,
             arena_fail: FailedAllocs::None,
             engine: Engine::default(),
+            containment: Containment::default(),
         }
     }
 }
@@ -196,6 +200,7 @@ fn machine(nr_cpus: u32, options: &LoadOptions) -> Result<Vm, VmCreateError> {
     config.arena_limit = options.arena_limit;
     config.arena_fail = options.arena_fail;
     config.engine = options.engine;
+    config.containment = options.containment;
     Vm::new(config)
 }
 

@@ -5,11 +5,10 @@
 //!
 //! ```text
 //! GUEST_BASE ─► ┌──────────────┐ +0
-//!               │ guard        │       not mapped, but for its last page: the bounds that
-//!               │              │       machine code compares with
-//!   HEAP_START ►├──────────────┤ +1 GiB
+//!               │ guard        │       where small numbers lead that are no addresses
+//!   HEAP_START ►├──────────────┤ +4 GiB
 //!               │ Rodata       │       frozen map values: programs load, never store
-//!  HEAP_WRITABLE├──────────────┤ +2 GiB
+//!  HEAP_WRITABLE├──────────────┤ +5 GiB
 //!               │ Stacks       │       program stacks, one block per nested run
 //!               │ Contexts     │       argument vectors, temporary keys
 //!               │ MapObjects   │       `struct bpf_map`, MAP_OBJECT_STRIDE each
@@ -17,17 +16,17 @@
 //!               │ Kernel       │       everything else a kernel owns
 //!               │ Maps         │       map values
 //!               │ Tasks        │       `task_struct`s: the kernel crate chooses the stride
-//!     HEAP_END ►├──────────────┤ +20 GiB
+//!     HEAP_END ►├──────────────┤ +23 GiB
 //!               │ guard        │
 //! ARENAS_START ►├──────────────┤ +24 GiB
 //!               │ window 0     │       [GUARD_SZ/2][4 GiB][GUARD_SZ/2], ARENA_STRIDE apart
 //!               │ …            │
-//!               └──────────────┘
+//!               └──────────────┘ +64 GiB
 //! ```
 //!
-//! Loads of a program are contained by compares with what was handed out of
-//! `[HEAP_START, HEAP_END)`, stores of `[HEAP_WRITABLE, HEAP_END)`; whatever fails goes the slow
-//! way.
+//! The whole is a power of two at a multiple of itself, so that an address can be *cut* to lie
+//! in it: see [`contained`]. A margin on both sides holds what an offset of 16 bits leads to,
+//! and, further away, the bounds that machine code compares with.
 
 use harena_abi::KernAddr;
 
@@ -36,19 +35,35 @@ const GIB: u64 = 1 << 30;
 /// Guest address of the reservation's first byte.
 pub const GUEST_BASE: u64 = 0xffff_8800_0000_0000;
 /// First guest address that programs may load from.
-pub const HEAP_START: u64 = GUEST_BASE + GIB;
+pub const HEAP_START: u64 = GUEST_BASE + 4 * GIB;
 /// First guest address that programs may store to.
-pub const HEAP_WRITABLE: u64 = GUEST_BASE + 2 * GIB;
+pub const HEAP_WRITABLE: u64 = GUEST_BASE + 5 * GIB;
 /// End of the heap.
-pub const HEAP_END: u64 = GUEST_BASE + 20 * GIB;
+pub const HEAP_END: u64 = GUEST_BASE + 23 * GIB;
 /// Guest address where the first arena's reservation begins.
 pub const ARENAS_START: u64 = GUEST_BASE + 24 * GIB;
 /// Distance of two arenas' reservations.
 pub const ARENA_STRIDE: u64 = 5 * GIB;
 /// Arenas one VM can hold.
 pub const ARENA_COUNT: usize = 8;
+/// Bytes of guest addresses one VM has, as a power of two.
+pub const GUEST_BITS: u32 = 36;
+/// Bytes of guest addresses one VM has.
+pub const GUEST_LEN: u64 = 1 << GUEST_BITS;
+/// Host memory on either side of them, in which nothing lies but the bounds.
+pub const MARGIN: u64 = 2 << 20;
 /// Bytes of host address space one VM reserves.
-pub const RESERVATION_LEN: u64 = 24 * GIB + ARENA_STRIDE * ARENA_COUNT as u64;
+pub const RESERVATION_LEN: u64 = GUEST_LEN + 2 * MARGIN;
+
+const _: () = assert!(GUEST_BITS == harena_jit::GUEST_BITS);
+const _: () = assert!(GUEST_BASE.is_multiple_of(GUEST_LEN));
+const _: () = assert!(24 * GIB + ARENA_STRIDE * ARENA_COUNT as u64 <= GUEST_LEN);
+
+/// An address of a program, cut to the guest's: what has the right high bits stays as it is.
+#[must_use]
+pub const fn contained(addr: u64) -> u64 {
+    GUEST_BASE | addr & (GUEST_LEN - 1)
+}
 
 /// Bytes of one map's kernel object (`struct bpf_map` and what contains it).
 pub const MAP_OBJECT_STRIDE: u64 = 1024;
@@ -99,13 +114,13 @@ impl Region {
     const fn bounds(self) -> (u64, u64) {
         match self {
             Self::Rodata => (HEAP_START, HEAP_WRITABLE),
-            Self::Stacks => (HEAP_WRITABLE, GUEST_BASE + 2 * GIB + GIB / 2),
-            Self::Contexts => (GUEST_BASE + 2 * GIB + GIB / 2, GUEST_BASE + 3 * GIB),
-            Self::MapObjects => (GUEST_BASE + 3 * GIB, GUEST_BASE + 4 * GIB),
-            Self::PerCpu => (GUEST_BASE + 4 * GIB, GUEST_BASE + 6 * GIB),
-            Self::Kernel => (GUEST_BASE + 6 * GIB, GUEST_BASE + 10 * GIB),
-            Self::Maps => (GUEST_BASE + 10 * GIB, GUEST_BASE + 14 * GIB),
-            Self::Tasks => (GUEST_BASE + 14 * GIB, HEAP_END),
+            Self::Stacks => (HEAP_WRITABLE, HEAP_WRITABLE + GIB / 2),
+            Self::Contexts => (HEAP_WRITABLE + GIB / 2, HEAP_START + 2 * GIB),
+            Self::MapObjects => (HEAP_START + 2 * GIB, HEAP_START + 3 * GIB),
+            Self::PerCpu => (HEAP_START + 3 * GIB, HEAP_START + 5 * GIB),
+            Self::Kernel => (HEAP_START + 5 * GIB, HEAP_START + 9 * GIB),
+            Self::Maps => (HEAP_START + 9 * GIB, HEAP_START + 13 * GIB),
+            Self::Tasks => (HEAP_START + 13 * GIB, HEAP_END),
         }
     }
 
@@ -148,6 +163,24 @@ const _: () = assert!(HEAP_END < ARENAS_START);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_the_guests_is_not_cut() {
+        for addr in [
+            GUEST_BASE,
+            HEAP_START,
+            HEAP_END - 1,
+            GUEST_BASE + GUEST_LEN - 1,
+        ] {
+            assert_eq!(contained(addr), addr);
+        }
+        assert_eq!(contained(0), GUEST_BASE);
+        assert_eq!(contained(GUEST_BASE + GUEST_LEN), GUEST_BASE);
+        assert_eq!(contained(u64::MAX), GUEST_BASE + GUEST_LEN - 1);
+        // Arena pointers of users, and text.
+        assert!(contained(0x1000_ffff_ffff) < HEAP_START);
+        assert!(contained(TEXT_BASE) < HEAP_START);
+    }
 
     #[test]
     fn regions_tile_the_heap() {

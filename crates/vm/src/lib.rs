@@ -60,7 +60,7 @@ pub use kfuncs::{GENERIC_KFUNC_BASE, GENERIC_KFUNC_PROTOS, generic_kfuncs};
 pub use layout::Region;
 pub use maps::{Map, MapId, MapKind, UpdateFlags};
 pub use mem::GuestMem;
-pub use program::{Engine, ProgId, Program, line_text};
+pub use program::{Containment, Engine, ProgId, Program, line_text};
 pub use stream::StreamId;
 pub use struct_ops::{StructOpsId, StructOpsMap};
 pub use timer::TimerId;

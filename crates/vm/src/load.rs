@@ -19,7 +19,7 @@ use crate::mem::GuestMem;
 use crate::program::{Engine, Executable, ProgId, Program, line_text};
 use crate::struct_ops::{StructOpsId, StructOpsMap};
 use crate::vm::{Loaded, Streams, Vm};
-use harena_bpf::analysis;
+use harena_bpf::analysis::{self, Space};
 use harena_bpf::code::{self, Op, OpCode};
 
 /// Slots a program may have: `BPF_COMPLEXITY_LIMIT_INSNS`.
@@ -170,6 +170,11 @@ impl ProgramLoader<'_> {
         if self.arena.is_some() {
             let starts: Vec<u32> = self.linked.funcs.iter().map(|f| f.start).collect();
             analysis::mark(&mut code.ops, &starts, &self.entries());
+        } else {
+            // There is no arena that an access could go to.
+            for op in &mut code.ops {
+                op.space = Space::Kernel;
+            }
         }
         Ok(Program {
             id: self.id,

@@ -1,8 +1,8 @@
 //! Guest memory: everything a program can name, and the door to it.
 //!
-//! Machine code has a door of its own, which `docs/design/0007-jit.md` describes: it compares
-//! with the bounds that are kept here and only grow, it has proofs, or it cuts addresses to the
-//! arena's window and relies on the fault handler. For all others:
+//! Machine code has a door of its own, which `docs/design/0007-jit.md` describes: it has proofs,
+//! it cuts addresses to the guest or to the arena's window and relies on the fault handler, or
+//! it compares with the bounds that are kept here and only grow. For all others:
 //!
 //! Invariants
 //! - Every access is checked against the heap or an arena's window before a host
@@ -10,29 +10,33 @@
 //!   looked at it.
 //! - No reference to guest bytes ever exists, only copies and atomics: a program, a
 //!   kfunc or another thread may change them at any time.
-//! - A program reaches only what was handed out: the heap is mapped as a whole, but memory
-//!   behind a region's last allocation is out of bounds for programs.
-//! - The heap is always mapped. A page of an arena may be empty; checked accesses see
-//!   that in the arena's entries and give a [`MemFault`], they never rely on a signal.
+//! - What was handed out of the heap is mapped, and stays so; the limits say what that is, and
+//!   nothing else is touched. With [`Containment::Mask`] they are multiples of a granule, so that
+//!   they say exactly what is mapped.
+//! - A page of an arena may be empty; checked accesses see that in the arena's entries and give a
+//!   [`MemFault`], they never rely on a signal.
 //!
 //! Multi-byte values are little-endian, as the programs are.
 
 use std::fmt;
+use std::ops::Range;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use harena_abi::{KernAddr, PAGE_SIZE};
-use harena_arena::{Arena, ArenaSpec, CreateError, Reservation};
+use harena_arena::{Arena, ArenaSpec, CreateError, Protection, Reservation, ReserveError};
 use harena_arena_fault::{Access, EntryState, WindowPage};
-use harena_jit::{BOUNDS_SIZE, BoundOf, bounds_offset};
+use harena_bpf::analysis::Space;
+use harena_jit::{BOUNDS_DISTANCE, BOUNDS_SIZE, BoundOf, bounds_offset};
 
 use crate::error::{MemFault, OutOfGuestMemory, VmCreateError};
 use crate::exec::access::Atomic;
 use crate::layout::{
-    ARENA_COUNT, ARENA_STRIDE, ARENAS_START, GUEST_BASE, HEAP_END, HEAP_START, HEAP_WRITABLE,
-    PERCPU_STRIDE, RESERVATION_LEN, Region,
+    ARENA_COUNT, ARENA_STRIDE, ARENAS_START, GUEST_BASE, GUEST_LEN, HEAP_END, HEAP_START,
+    HEAP_WRITABLE, MARGIN, PERCPU_STRIDE, RESERVATION_LEN, Region, contained,
 };
+use crate::program::Containment;
 use crate::region::RegionAlloc;
 
 const HEAP_LEN: u64 = HEAP_END - HEAP_START;
@@ -45,14 +49,25 @@ pub struct GuestMem {
     /// Arenas by number; each slot is filled once.
     arenas: [OnceLock<Arc<Arena>>; ARENA_COUNT],
     regions: Mutex<[RegionAlloc; Region::ALL.len()]>,
-    /// Per unit of the heap: bytes at its start that programs may reach.
+    /// Per unit of the heap: bytes at its start that were handed out.
     limits: Box<[AtomicU64]>,
+    containment: Containment,
+    /// Frozen memory cannot be written at the moment.
+    sealed: AtomicBool,
 }
 
 /// Heap bytes that share one limit. Regions start and end at units. Compiled code relies on the
 /// number.
 const UNIT: u64 = 1 << 29;
 const _: () = assert!(UNIT == 1 << harena_jit::UNIT_SHIFT);
+const _: () = assert!((HEAP_START - GUEST_BASE).is_multiple_of(UNIT));
+
+/// Heap memory is mapped by so many bytes.
+const GRANULE: u64 = 64 << 10;
+
+// The bounds are further away than an offset of an instruction leads.
+const _: () = assert!(BOUNDS_DISTANCE + BOUNDS_SIZE <= host_size(MARGIN));
+const _: () = assert!(BOUNDS_DISTANCE - BOUNDS_SIZE > 2 * (1 << 15));
 
 // SAFETY: `base` points to the reservation, which lives as long as `self`, and is accessed only
 // through raw reads and writes and atomics; nothing in it belongs to a thread.
@@ -141,25 +156,30 @@ impl Scalar for u64 {
 impl GuestMem {
     /// Reserves the address space of one VM.
     pub fn new() -> Result<Self, VmCreateError> {
+        Self::with(Containment::default())
+    }
+
+    /// The same, for programs that are contained in this way.
+    pub(crate) fn with(containment: Containment) -> Result<Self, VmCreateError> {
         let failed = |reason: String| VmCreateError::Reserve {
             len: RESERVATION_LEN,
             reason,
         };
         let reservation = Reservation::new(host_size(RESERVATION_LEN));
         let reservation = reservation.map_err(|error| failed(error.to_string()))?;
-        let heap = host_size(HEAP_START - GUEST_BASE);
-        let committed = reservation.commit(heap, host_size(HEAP_LEN));
-        committed.map_err(|error| failed(error.to_string()))?;
         // The limits once more, as compiled code reads them; see `Self::set_bounds`.
-        let bounds = reservation.commit(heap - BOUNDS_SIZE, BOUNDS_SIZE);
+        let bounds = host_size(MARGIN) - BOUNDS_DISTANCE;
+        let bounds = reservation.commit(bounds, BOUNDS_SIZE);
         bounds.map_err(|error| failed(error.to_string()))?;
-        let base = NonNull::new(reservation.base());
+        let base = reservation.base().wrapping_add(host_size(MARGIN));
         Ok(Self {
-            base: base.ok_or_else(|| failed("it lies at NULL".to_owned()))?,
+            base: NonNull::new(base).ok_or_else(|| failed("it lies at NULL".to_owned()))?,
             reservation: Arc::new(reservation),
             arenas: [const { OnceLock::new() }; ARENA_COUNT],
             regions: Mutex::new(Region::ALL.map(RegionAlloc::new)),
             limits: (0..HEAP_LEN / UNIT).map(|_| AtomicU64::new(0)).collect(),
+            containment,
+            sealed: AtomicBool::new(false),
         })
     }
 
@@ -168,7 +188,7 @@ impl GuestMem {
         let free = self.arenas.iter().position(|slot| slot.get().is_none());
         let index = free.ok_or(CreateArenaError::TooMany { max: ARENA_COUNT })?;
         let guest = ARENAS_START + ARENA_STRIDE * index as u64;
-        let offset = host_size(guest - GUEST_BASE);
+        let offset = host_size(MARGIN + (guest - GUEST_BASE));
         let kern_vm = KernAddr::new(guest);
         let arena = Arena::create_in(&self.reservation, offset, kern_vm, spec)?;
         let filled = self.arenas[index].set(Arc::new(arena));
@@ -193,14 +213,18 @@ impl GuestMem {
         align: u64,
     ) -> Result<KernAddr, OutOfGuestMemory> {
         let addr = self.regions()[region.index()].alloc(size, align)?;
-        self.open(addr.raw() - HEAP_START, size);
+        let opened = self.open(addr.raw() - HEAP_START, size);
+        opened.map_err(|_refused| OutOfGuestMemory {
+            region: region.name(),
+            size,
+        })?;
         Ok(addr)
     }
 
-    /// Lets programs reach `size` bytes at a heap offset, and what lies before them in their
-    /// units: regions grow upwards. Memory that was never handed out stays out of reach, so a
-    /// program cannot make the host commit it.
-    fn open(&self, offset: u64, size: u64) {
+    /// Makes `size` bytes at a heap offset be there, and what lies before them in their units:
+    /// regions grow upwards. Memory that was never handed out stays out of reach, so a program
+    /// cannot make the host commit it.
+    fn open(&self, offset: u64, size: u64) -> Result<(), ReserveError> {
         let end = offset.saturating_add(size).min(HEAP_LEN);
         let mut at = offset;
         while at < end {
@@ -208,28 +232,85 @@ impl GuestMem {
             let upto = (within + (end - at)).min(UNIT);
             // Relaxed: a limit guards the extent of memory, not what lies in it.
             let limit = &self.limits[host_size(unit)];
-            if limit.load(Ordering::Relaxed) < upto {
+            let was = limit.load(Ordering::Relaxed);
+            if was < upto {
+                self.unseal_at(at)?;
+                let (mapped, there) = (granules(was), granules(upto));
+                self.protect(unit * UNIT, mapped..there, Protection::ReadWrite)?;
+                let upto = match self.containment {
+                    Containment::Mask => there,
+                    Containment::Check => upto,
+                };
                 limit.fetch_max(upto, Ordering::Relaxed);
                 self.set_bounds(unit, upto);
             }
             at += upto - within;
         }
+        Ok(())
+    }
+
+    /// Changes what a part of the heap may be used for, from an offset of it.
+    fn protect(
+        &self,
+        offset: u64,
+        part: Range<u64>,
+        protection: Protection,
+    ) -> Result<(), ReserveError> {
+        if part.is_empty() {
+            return Ok(());
+        }
+        let at = MARGIN + (HEAP_START - GUEST_BASE) + offset + part.start;
+        let len = host_size(part.end - part.start);
+        self.reservation.protect(host_size(at), len, protection)
+    }
+
+    /// Makes stores to frozen memory fault, as long as programs run; `host` undoes it.
+    #[inline]
+    pub(crate) fn seal(&self) -> Result<(), ReserveError> {
+        // Relaxed: programs run on one thread at a time, and the host's writes are its own.
+        if self.sealed.load(Ordering::Relaxed) || self.containment == Containment::Check {
+            return Ok(());
+        }
+        self.set_sealed(true)
+    }
+
+    #[cold]
+    fn set_sealed(&self, sealed: bool) -> Result<(), ReserveError> {
+        let protection = if sealed {
+            Protection::ReadOnly
+        } else {
+            Protection::ReadWrite
+        };
+        for unit in 0..(HEAP_WRITABLE - HEAP_START) / UNIT {
+            let limit = self.limits[host_size(unit)].load(Ordering::Relaxed);
+            self.protect(unit * UNIT, 0..granules(limit), protection)?;
+        }
+        self.sealed.store(sealed, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Lets the host write at a heap offset, if that is frozen memory.
+    fn unseal_at(&self, offset: u64) -> Result<(), ReserveError> {
+        if offset < HEAP_WRITABLE - HEAP_START && self.sealed.load(Ordering::Relaxed) {
+            return self.set_sealed(false);
+        }
+        Ok(())
     }
 
     /// Tells compiled code what [`GuestMem::reachable`] says of accesses that begin in a unit:
-    /// the page before the heap, which no program can reach, holds a bound per unit and size.
+    /// a page that no program can reach holds a bound per unit and size.
     fn set_bounds(&self, unit: u64, limit: u64) {
+        const FIRST: u64 = (HEAP_START - GUEST_BASE) / UNIT;
         for size_log2 in 0..4 {
             let Some(last) = limit.checked_sub(1 << size_log2) else {
                 continue;
             };
-            let bound = unit * UNIT + last + 1;
-            self.set_bound(
-                bounds_offset(host_size(unit), size_log2, BoundOf::Loads),
-                bound,
-            );
+            let number = FIRST + unit;
+            let bound = number * UNIT + last + 1;
+            let number = host_size(number);
+            self.set_bound(bounds_offset(number, size_log2, BoundOf::Loads), bound);
             if unit >= (HEAP_WRITABLE - HEAP_START) / UNIT {
-                let stores = bounds_offset(host_size(unit), size_log2, BoundOf::Stores);
+                let stores = bounds_offset(number, size_log2, BoundOf::Stores);
                 self.set_bound(stores, bound);
             }
         }
@@ -237,10 +318,9 @@ impl GuestMem {
 
     fn set_bound(&self, offset: isize, bound: u64) {
         assert!(offset < 0);
-        assert!(offset >= -BOUNDS_SIZE.cast_signed());
-        let at = self.at(HEAP_START).cast::<AtomicU64>();
-        // SAFETY: `offset` leads into the page before the heap, which `new` has committed.
-        let at = unsafe { at.byte_offset(offset) };
+        assert!(offset >= -BOUNDS_DISTANCE.cast_signed());
+        // SAFETY: `offset` leads into the page that `with` has committed.
+        let at = unsafe { self.base.byte_offset(offset) };
         // SAFETY: the page is mapped as long as `self`, and only atomics of this type touch it;
         // offsets are multiples of 8.
         let cell = unsafe { AtomicU64::from_ptr(at.as_ptr().cast()) };
@@ -248,9 +328,32 @@ impl GuestMem {
         cell.fetch_max(bound, Ordering::Relaxed);
     }
 
-    /// Host address of the heap's first byte, for compiled code.
-    pub(crate) fn heap_host(&self) -> u64 {
-        self.at(HEAP_START).as_ptr().expose_provenance() as u64
+    /// Host address of the guest's first byte, for compiled code.
+    pub(crate) fn guest_host(&self) -> u64 {
+        self.base.as_ptr().expose_provenance() as u64
+    }
+
+    /// Host addresses at which a masked access may fault: the guest's, and what an offset leads
+    /// to from there.
+    pub(crate) fn reach(&self) -> Range<usize> {
+        let start = self.base.as_ptr().expose_provenance();
+        start - (1 << 16)..start + host_size(GUEST_LEN) + (1 << 16)
+    }
+
+    /// How programs are contained.
+    pub(crate) fn containment(&self) -> Containment {
+        self.containment
+    }
+
+    /// The address that a program's instruction accesses, which has this base and offset.
+    #[inline]
+    pub(crate) fn address(&self, base: u64, off: i64, space: Space) -> u64 {
+        let base = match (self.containment, space) {
+            (Containment::Mask, Space::Kernel) => contained(base),
+            // Small numbers may be arena pointers, so the value decides as it is.
+            (Containment::Mask, Space::Either | Space::Arena) | (Containment::Check, _) => base,
+        };
+        base.wrapping_add_signed(off)
     }
 
     /// Host address of an arena's 32-bit offset 0, for compiled code.
@@ -262,12 +365,14 @@ impl GuestMem {
     /// Whether a program may reach `len` bytes at `addr`, from `start` of the heap on.
     #[inline]
     fn reachable(&self, addr: u64, len: u64, start: u64) -> bool {
-        if heap_offset(addr, len, start).is_none() {
-            return false;
-        }
-        let offset = addr - HEAP_START;
+        heap_offset(addr, len, start).is_some() && self.has(addr - HEAP_START, len, |limit| limit)
+    }
+
+    /// Whether `len` bytes at a heap offset lie below what `end` makes of their unit's limits.
+    #[inline]
+    fn has(&self, offset: u64, len: u64, end: impl Fn(u64) -> u64) -> bool {
         let limit = self.limits[host_size(offset / UNIT)].load(Ordering::Relaxed);
-        offset % UNIT + len <= limit || self.reachable_over_units(offset, len)
+        offset % UNIT + len <= end(limit) || self.has_over_units(offset, len, end)
     }
 
     /// Whether all loads of a program from `len` bytes at `addr` are good, now and later: what was
@@ -282,13 +387,13 @@ impl GuestMem {
     }
 
     #[cold]
-    fn reachable_over_units(&self, offset: u64, len: u64) -> bool {
-        let end = offset + len;
+    fn has_over_units(&self, offset: u64, len: u64, end: impl Fn(u64) -> u64) -> bool {
+        let behind = offset + len;
         let mut at = offset;
-        while at < end {
+        while at < behind {
             let limit = self.limits[host_size(at / UNIT)].load(Ordering::Relaxed);
-            let upto = (at % UNIT + (end - at)).min(UNIT);
-            if upto > limit {
+            let upto = (at % UNIT + (behind - at)).min(UNIT);
+            if upto > end(limit) {
                 return false;
             }
             at += upto - at % UNIT;
@@ -305,35 +410,51 @@ impl GuestMem {
     /// Host address of `len` bytes that a kernel may access.
     #[inline]
     fn host(&self, addr: KernAddr, len: u64, access: Access) -> Result<NonNull<u8>, MemFault> {
+        let fault = MemFault { addr, len, access };
         if let Some(offset) = heap_offset(addr.raw(), len, HEAP_START) {
-            if access == Access::Write && addr >= Region::Tasks.start() {
-                self.open_by_write(offset, len);
+            if access == Access::Write {
+                let prepared = self.prepare_write(addr, offset, len);
+                prepared.map_err(|_refused| fault)?;
             }
-            return Ok(self.at(addr.raw()));
+            let is_mapped = self.has(offset, len, granules);
+            return is_mapped.then(|| self.at(addr.raw())).ok_or(fault);
         }
         self.arena_at(addr.raw())
             .and_then(|(arena, offset)| self.in_arena(arena, offset, len))
-            .ok_or(MemFault { addr, len, access })
+            .ok_or(fault)
+    }
+
+    #[inline]
+    fn prepare_write(&self, addr: KernAddr, offset: u64, len: u64) -> Result<(), ReserveError> {
+        if addr >= Region::Tasks.start() {
+            return self.open_by_write(offset, len);
+        }
+        self.unseal_at(offset)
     }
 
     /// Tasks have their places by arithmetic, not by allocation: they are there once the kernel
     /// has written to them, with a margin for what lies behind the bytes it wrote.
-    fn open_by_write(&self, offset: u64, len: u64) {
+    fn open_by_write(&self, offset: u64, len: u64) -> Result<(), ReserveError> {
         const TASK_SIZE_MAX: u64 = 16 << 10;
-        self.open(offset, len + TASK_SIZE_MAX);
+        self.open(offset, len + TASK_SIZE_MAX)
     }
 
     /// Lets programs reach the copies of per-CPU variables of that many CPUs.
-    pub(crate) fn open_per_cpu(&self, nr_cpus: u32) {
+    pub(crate) fn open_per_cpu(&self, nr_cpus: u32) -> Result<(), VmCreateError> {
         let start = Region::PerCpu.start().raw() - HEAP_START;
-        self.open(start, u64::from(nr_cpus) * PERCPU_STRIDE);
+        let len = u64::from(nr_cpus) * PERCPU_STRIDE;
+        self.open(start, len)
+            .map_err(|error| VmCreateError::Reserve {
+                len,
+                reason: error.to_string(),
+            })
     }
 
     /// Host address of a guest address in the heap or in an arena's area.
     #[inline]
     fn at(&self, addr: u64) -> NonNull<u8> {
         let offset = addr.wrapping_sub(GUEST_BASE);
-        debug_assert!(offset < RESERVATION_LEN, "{addr:#x}");
+        debug_assert!(offset < GUEST_LEN, "{addr:#x}");
         // SAFETY: every caller has found `addr` in the heap or in an arena's area, both of which
         // lie in the reservation.
         unsafe { self.base.add(host_size(offset)) }
@@ -369,7 +490,7 @@ impl GuestMem {
         if !self.reachable(addr, T::LEN, HEAP_START) {
             return None;
         }
-        // SAFETY: the bytes lie in the heap, which is mapped.
+        // SAFETY: the bytes lie in the heap and were handed out, so they are mapped.
         Some(unsafe { read::<T>(self.at(addr)) }.to_reg())
     }
 
@@ -379,7 +500,7 @@ impl GuestMem {
         if !self.reachable(addr, T::LEN, HEAP_WRITABLE) {
             return None;
         }
-        // SAFETY: the bytes lie in the heap, which is mapped.
+        // SAFETY: the bytes lie in the heap and were handed out, so they are mapped.
         unsafe { write(self.at(addr), T::from_reg(value)) };
         Some(())
     }
@@ -391,7 +512,7 @@ impl GuestMem {
             let (arena, offset) = self.arena_at(addr)?;
             return self.atomic_in::<T>(arena, offset, request);
         }
-        // SAFETY: the bytes lie in the heap, which is mapped.
+        // SAFETY: the bytes lie in the heap and were handed out, so they are mapped.
         Some(unsafe { update::<T>(self.at(addr), request) })
     }
 
@@ -484,6 +605,11 @@ macro_rules! word {
 }
 word!(u32, AtomicU32);
 word!(u64, AtomicU64);
+
+/// The end of the granule that holds the byte before this heap offset.
+const fn granules(bytes: u64) -> u64 {
+    bytes.next_multiple_of(GRANULE)
+}
 
 /// Offset of an access from `start` of the heap, if all of it lies below `HEAP_END`.
 #[inline]
@@ -683,14 +809,19 @@ mod tests {
     }
 
     #[test]
-    fn only_the_heap_is_backed() {
+    fn only_what_was_handed_out_is_backed() {
         let mem = GuestMem::new().unwrap();
-        let last = HEAP_END - 8;
+        let block = mem.alloc(Region::Kernel, 8, 8).unwrap().raw();
         for bad in [
             0,
             1,
             HEAP_START - 1,
-            last + 1,
+            HEAP_START,
+            block - 8,
+            block - 1,
+            block + GRANULE - 7,
+            block + GRANULE,
+            Region::Tasks.start().raw() - 8,
             HEAP_END,
             1 << 47,
             u64::MAX,
@@ -701,15 +832,52 @@ mod tests {
             assert_eq!(mem.load::<u64>(bad), None, "{bad:#x}");
             assert_eq!(mem.store::<u64>(bad, 1), None, "{bad:#x}");
         }
-        for good in [HEAP_START, HEAP_START + 1, last] {
+        // Memory comes in granules.
+        for good in [block, block + 1, block + GRANULE - 8] {
             mem.write_u64(at(good), good).unwrap();
             assert_eq!(mem.read_u64(at(good)), Ok(good));
+            assert_eq!(mem.load::<u64>(good), Some(good));
         }
     }
 
     #[test]
-    fn programs_reach_only_what_was_handed_out() {
+    fn addresses_are_cut_to_the_guest_unless_they_may_be_the_arenas() {
         let mem = GuestMem::new().unwrap();
+        let wild = 0x1234_0000_0000_0000 | HEAP_START & (GUEST_LEN - 1);
+        assert_eq!(mem.address(wild, -8, Space::Kernel), HEAP_START - 8);
+        assert_eq!(mem.address(wild, 8, Space::Either), wild + 8);
+        let mem = GuestMem::with(Containment::Check).unwrap();
+        assert_eq!(mem.address(wild, 8, Space::Kernel), wild + 8);
+    }
+
+    #[test]
+    fn frozen_memory_is_sealed_until_the_host_writes() {
+        let mem = GuestMem::new().unwrap();
+        let block = mem.alloc(Region::Rodata, 8, 8).unwrap();
+        let is_writable = || {
+            let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+            let start = format!("{:x}-", mem.at(block.raw()).as_ptr().addr());
+            let line = maps.lines().find(|line| line.starts_with(&start));
+            line.unwrap().contains(" rw-p ")
+        };
+        assert!(is_writable());
+        mem.seal().unwrap();
+        assert!(!is_writable());
+        mem.write_u64(block, 7).unwrap();
+        assert!(is_writable());
+        mem.seal().unwrap();
+        // What is handed out later can be written too.
+        let next = mem.alloc(Region::Rodata, GRANULE, 8).unwrap();
+        mem.write_u64(next, 8).unwrap();
+        mem.seal().unwrap();
+        assert!(!is_writable());
+        assert_eq!(mem.read_u64(block), Ok(7));
+        assert_eq!(mem.read_u64(next), Ok(8));
+    }
+
+    #[test]
+    fn programs_reach_only_what_was_handed_out() {
+        let mem = GuestMem::with(Containment::Check).unwrap();
         let block = mem.alloc(Region::Kernel, 24, 8).unwrap().raw();
         assert_eq!(mem.load::<u64>(block + 16), Some(0));
         assert_eq!(mem.load::<u64>(block + 17), None);
@@ -730,8 +898,9 @@ mod tests {
 
     #[test]
     fn programs_cannot_store_to_frozen_memory() {
-        let mem = GuestMem::new().unwrap();
-        mem.alloc(Region::Rodata, UNIT * 2, 8).unwrap();
+        let mem = GuestMem::with(Containment::Check).unwrap();
+        mem.alloc(Region::Rodata, HEAP_WRITABLE - HEAP_START, 8)
+            .unwrap();
         mem.alloc(Region::Stacks, 8, 8).unwrap();
         assert_eq!(mem.store::<u64>(HEAP_WRITABLE - 1, 1), None);
         assert_eq!(mem.store::<u64>(HEAP_WRITABLE, 1), Some(()));
@@ -741,22 +910,25 @@ mod tests {
 
     #[test]
     fn bounds_say_what_limits_say() {
-        let mem = GuestMem::new().unwrap();
+        let mem = GuestMem::with(Containment::Check).unwrap();
         mem.alloc(Region::Rodata, 5, 1).unwrap();
         mem.alloc(Region::Maps, UNIT + 12, 8).unwrap();
         let bound = |unit, size_log2, access| {
             let offset = bounds_offset(unit, size_log2, access);
-            let at = mem.at(HEAP_START).as_ptr().cast::<u64>();
-            // SAFETY: the page before the heap is mapped.
+            let at = mem.at(GUEST_BASE).as_ptr().cast::<u64>();
+            // SAFETY: the page of the bounds is mapped.
             let at = unsafe { at.byte_offset(offset) };
             // SAFETY: as above.
             unsafe { at.read_volatile() }
         };
-        assert_eq!(bound(0, 0, BoundOf::Loads), 5);
-        assert_eq!(bound(0, 2, BoundOf::Loads), 2);
-        assert_eq!(bound(0, 3, BoundOf::Loads), 0);
-        assert_eq!(bound(0, 0, BoundOf::Stores), 0);
-        let unit = (Region::Maps.start().raw() - HEAP_START) / UNIT;
+        let unit_of = |region: Region| (region.start().raw() - GUEST_BASE) / UNIT;
+        let unit = unit_of(Region::Rodata);
+        let first = host_size(unit);
+        assert_eq!(bound(first, 0, BoundOf::Loads), unit * UNIT + 5);
+        assert_eq!(bound(first, 2, BoundOf::Loads), unit * UNIT + 2);
+        assert_eq!(bound(first, 3, BoundOf::Loads), 0);
+        assert_eq!(bound(first, 0, BoundOf::Stores), 0);
+        let unit = unit_of(Region::Maps);
         let first = host_size(unit);
         assert_eq!(bound(first, 3, BoundOf::Stores), unit * UNIT + UNIT - 7);
         assert_eq!(

@@ -18,7 +18,7 @@ use crate::host::{ContextSet, Host, KfuncDesc, Sleepable};
 use crate::layout::{CPU_COUNT_MAX, Region};
 use crate::maps::{Map, MapId};
 use crate::mem::GuestMem;
-use crate::program::{Engine, ProgId, Program};
+use crate::program::{Containment, Engine, ProgId, Program};
 use crate::stream::{Stream, StreamId};
 use crate::struct_ops::{StructOpsId, StructOpsMap};
 use crate::timer::{TimerId, Timers};
@@ -50,6 +50,8 @@ pub struct VmConfig {
     pub arena_fail: FailedAllocs,
     /// How programs are executed.
     pub engine: Engine,
+    /// What keeps them inside.
+    pub containment: Containment,
 }
 
 impl VmConfig {
@@ -62,6 +64,7 @@ impl VmConfig {
             arena_limit: None,
             arena_fail: FailedAllocs::None,
             engine: Engine::Interpreter,
+            containment: Containment::Mask,
         }
     }
 }
@@ -188,8 +191,8 @@ impl Vm {
                 max: CPU_COUNT_MAX,
             });
         }
-        let mem = GuestMem::new()?;
-        mem.open_per_cpu(config.nr_cpus);
+        let mem = GuestMem::with(config.containment)?;
+        mem.open_per_cpu(config.nr_cpus)?;
         let stacks = mem
             .alloc(
                 Region::Stacks,

@@ -92,11 +92,13 @@ pub(crate) struct Span {
     pub(crate) len: usize,
 }
 
-/// How a mapping may be used.
+/// What memory may be used for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Protection {
+pub enum Protection {
     /// Any touch faults.
     None,
+    /// Stores fault.
+    ReadOnly,
     /// Loads and stores.
     ReadWrite,
 }

@@ -348,7 +348,7 @@ fn every_party_sees_what_it_would_see_without_us() {
 child!(child_uninstall, {
     install(Info, Before);
     let first = arena(4);
-    assert_eq!(uninstall_fault_handler(), Err(UninstallError::LiveArenas));
+    assert_eq!(uninstall_fault_handler(), Err(UninstallError::InUse));
     drop(first);
     uninstall_fault_handler().expect("ours is on top");
     uninstall_fault_handler().expect("nothing to do");

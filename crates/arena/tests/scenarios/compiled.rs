@@ -2,6 +2,7 @@
 //!
 //! The "compiled code" is a load in assembly with a place to go on at.
 
+use core::ops::Range;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
@@ -35,12 +36,16 @@ fn load(from: *const u8) -> u32 {
     unsafe { harena_test_code(from) }
 }
 
+/// Makes the code known; its table names the load, or an instruction that does not fault.
+fn known(at: u32) -> CompiledCode {
+    known_with_reach(at, 0..0)
+}
+
 #[expect(
     clippy::fn_to_numeric_cast_any,
     reason = "the handler looks for addresses"
 )]
-/// Makes the code known; its table names the load, or an instruction that does not fault.
-fn known(at: u32) -> CompiledCode {
+fn known_with_reach(at: u32, reach: Range<usize>) -> CompiledCode {
     let start = (harena_test_code as *const ()).addr();
     let resume = (harena_test_code_resume as *const ()).addr() - start;
     let len = (harena_test_code_end as *const ()).addr() - start;
@@ -50,7 +55,7 @@ fn known(at: u32) -> CompiledCode {
         zero_reg: None,
     };
     // SAFETY: at the label the code expects nothing but the caller's return address.
-    unsafe { CompiledCode::register(start, len, vec![entry]) }.expect("few images")
+    unsafe { CompiledCode::register(start..start + len, reach, vec![entry]) }.expect("few images")
 }
 
 #[test]
@@ -80,6 +85,17 @@ fn a_program_goes_on_elsewhere_and_no_scratch_is_installed() {
     assert_eq!(load(window.wrapping_add(0x2000)), 0);
     assert_eq!(arena.faults_recovered(), 2);
     drop(running);
+}
+
+#[test]
+fn code_may_reach_further_than_its_programs_arena() {
+    let other = arena(4);
+    let window = other.host_ptr(offset(0, 0)).cast_const();
+    let _code = known_with_reach(0, window.addr()..window.addr() + 0x2000);
+    let _scope = ProgramScope::enter(ProgramTag::new(1), None, Cpu::new(0)).expect("not deep");
+    assert_eq!(load(window), 99);
+    assert_eq!(load(window.wrapping_add(0x1fff)), 99);
+    assert_eq!(other.faults_recovered(), 0);
 }
 
 /// Runs a child test of this file; whether it crashed.

@@ -6,10 +6,13 @@ use dynasmrt::{DynasmApi, DynasmLabelApi, dynasm};
 
 use super::role::Role;
 use super::{CTX, Emitter, FRAME, LEFT, NATIVE, RAX, RCX, T0, T1, field};
-use crate::context::{Context, status};
+use crate::context::{Context, GUEST_BITS, status};
 
 /// Registers that a call of the host destroys and the program's code needs.
 const VOLATILE: [u8; 7] = [RAX, 7, 6, 2, RCX, 8, LEFT];
+
+/// Bits that a mask keeps, in the machine's terms.
+const MASK_BITS: i32 = GUEST_BITS.cast_signed();
 
 /// A status in the machine's terms.
 const fn word(status: u32) -> i32 {
@@ -64,13 +67,14 @@ impl Emitter<'_> {
     pub(super) fn load_role(&mut self, role: Role, reg: u8) {
         let asm = self.asm();
         match role {
-            Role::Heap => dynasm!(asm; .arch x64; mov Rq(reg), [Rq(CTX) + field!(heap)]),
+            Role::Guest => dynasm!(asm; .arch x64; mov Rq(reg), [Rq(CTX) + field!(guest)]),
             Role::Start => dynasm!(asm; .arch x64
-                ; mov Rq(reg), [Rq(CTX) + field!(heap_start)]
+                ; mov Rq(reg), [Rq(CTX) + field!(guest_start)]
                 ; neg Rq(reg)
             ),
             Role::Arena => dynasm!(asm; .arch x64; mov Rq(reg), [Rq(CTX) + field!(arena)]),
-            Role::Delta => dynasm!(asm; .arch x64; mov Rq(reg), [Rq(CTX) + field!(heap_delta)]),
+            Role::Delta => dynasm!(asm; .arch x64; mov Rq(reg), [Rq(CTX) + field!(delta)]),
+            Role::Bits => dynasm!(asm; .arch x64; mov Rd(reg), DWORD MASK_BITS),
         }
     }
 

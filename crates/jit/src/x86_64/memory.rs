@@ -5,12 +5,13 @@
 //! | r10, inside the frame (checked at decoding), or proven to be there | at the frame's host address |
 //! | proven to be handed out | base + (host - guest) |
 //! | an arena pointer | arena + low 32 bits + offset; an empty page faults, and the fault leads to the rare path |
-//! | anything else | the address is compared with the bound of its unit of the heap; else the rare path |
+//! | no arena pointer, with [`Containment::Mask`] | guest + low 36 bits + offset; what is not there faults, and the fault leads to the rare path |
+//! | anything else | the address is compared with the bound of its unit of the guest; else the rare path |
 //!
 //! The rare path gives the operation to the host, which makes it as the interpreter does:
 //! arena pages by their entries, reports of what is not there.
 //!
-//! The check is exact. With `t` the offset in the heap: a unit's bound is below or inside the
+//! The check is exact. With `t` the offset in the guest: a unit's bound is below or inside the
 //! unit, so `t` below the bound of the unit that bits 29 to 34 of `t` name lies in that unit,
 //! and the bytes of the access were handed out.
 
@@ -21,8 +22,8 @@ use harena_bpf::code::{AtomicOp, Class, Op, OpCode};
 use super::alu::imm32;
 use super::role::Role;
 use super::{CTX, Emitter, FRAME, NATIVE, R10, RAX, RareKind, T0, T1};
-use crate::context::{BoundOf, UNIT_SHIFT, bounds_offset};
-use crate::image::{Fault, Proof};
+use crate::context::{BoundOf, GUEST_BITS, UNIT_SHIFT, bounds_offset};
+use crate::image::{Containment, Fault, Proof};
 
 /// A memory operand.
 #[derive(Clone, Copy)]
@@ -155,7 +156,29 @@ impl Emitter<'_> {
             let delta = self.role(Role::Delta, T1);
             return Some((Mem::Index(delta, T0, off), false));
         }
+        if self.source.containment == Containment::Mask && op.space == Space::Kernel {
+            return Some((self.masked(op), true));
+        }
         Some((self.checked(op, rare), false))
+    }
+
+    /// An access anywhere in the guest; what is not there faults.
+    fn masked(&mut self, op: &Op) -> Mem {
+        const CUT: i8 = 28;
+        const _: () = assert!(CUT as u32 + GUEST_BITS == 64);
+        let base = NATIVE[usize::from(base_of(op))];
+        if self.compiler.features.bmi2 {
+            let bits = self.role(Role::Bits, T1);
+            dynasm!(self.asm(); .arch x64; bzhi Rq(T0), Rq(base), Rq(bits));
+        } else {
+            dynasm!(self.asm(); .arch x64
+                ; mov Rq(T0), Rq(base)
+                ; shl Rq(T0), CUT
+                ; shr Rq(T0), CUT
+            );
+        }
+        let guest = self.role(Role::Guest, T1);
+        Mem::Index(guest, T0, op.off)
     }
 
     /// The register of a constant, loaded into `temp` if it has none.
@@ -177,12 +200,12 @@ impl Emitter<'_> {
         };
         let bounds = bounds_offset(0, usize::from(size_log2(op)), stores);
         let bounds = i32::try_from(bounds).expect("a page at most");
-        // T0: the offset in the heap.
+        // T0: the offset in the guest.
         if let Some(start) = self.roles.place(Role::Start) {
             with_mem!(self.asm(), Mem::Index(base, start, op.off), [lea Rq(T0),], []);
         } else {
             with_mem!(self.asm(), Mem::Base(base, op.off), [lea Rq(T0),], []);
-            let start = super::field!(heap_start);
+            let start = super::field!(guest_start);
             dynasm!(self.asm(); .arch x64; sub Rq(T0), [Rq(CTX) + start]);
         }
         // T1: its unit, times 8.
@@ -191,19 +214,19 @@ impl Emitter<'_> {
             ; shr Rq(T1), 26
             ; and Rd(T1), DWORD 63 << 3
         );
-        if let Some(heap) = self.roles.place(Role::Heap) {
+        if let Some(guest) = self.roles.place(Role::Guest) {
             dynasm!(self.asm(); .arch x64
-                ; cmp Rq(T0), [DWORD Rq(heap) + Rq(T1) + bounds]
+                ; cmp Rq(T0), [DWORD Rq(guest) + Rq(T1) + bounds]
                 ; jae =>rare
             );
-            return Mem::Index(heap, T0, 0);
+            return Mem::Index(guest, T0, 0);
         }
-        let heap = super::field!(heap);
+        let guest = super::field!(guest);
         dynasm!(self.asm(); .arch x64
-            ; add Rq(T1), [Rq(CTX) + heap]
+            ; add Rq(T1), [Rq(CTX) + guest]
             ; cmp Rq(T0), [DWORD Rq(T1) + bounds]
             ; jae =>rare
-            ; mov Rq(T1), [Rq(CTX) + heap]
+            ; mov Rq(T1), [Rq(CTX) + guest]
         );
         Mem::Index(T1, T0, 0)
     }
@@ -214,7 +237,7 @@ impl Emitter<'_> {
         match mem {
             Mem::Base(..) => unreachable!("see `in_frame`"),
             Mem::Index(base, index, disp) => {
-                // Windows and the heap are aligned.
+                // Windows and the guest are aligned.
                 if disp != 0 {
                     dynasm!(self.asm(); .arch x64; lea Rq(index), [DWORD Rq(index) + disp]);
                 }

@@ -7,8 +7,8 @@
 //! | r9 | instructions left | rbp | the context |
 //! | r10 r11 | nothing for long | r12 | host address that r10 stands for |
 //!
-//! A [`role::Role`] (heap, heap's guest address, arena, host minus guest address of the heap)
-//! lives in the register of a BPF register that the program does not use, or in the context.
+//! A [`role::Role`], such as the host address of the guest or the arena, lives in the register of
+//! a BPF register that the program does not use, or in the context.
 //!
 //! Inside a function, rsp is a multiple of 16. Rare paths lie behind each program's code.
 #![expect(
@@ -69,6 +69,7 @@ pub(super) use field;
 #[derive(Debug)]
 pub struct Compiler {
     asm: Asm,
+    features: Features,
     faults: Vec<Fault>,
     lines: Vec<Line>,
 }
@@ -82,17 +83,32 @@ impl core::fmt::Debug for Asm {
     }
 }
 
-impl Default for Compiler {
-    fn default() -> Self {
-        Self::new()
+/// What a machine can do beyond the least that all can.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Features {
+    /// BMI2: `bzhi`.
+    pub bmi2: bool,
+}
+
+impl Features {
+    /// What this machine can do.
+    #[must_use]
+    pub fn detect() -> Self {
+        Self {
+            #[cfg(target_arch = "x86_64")]
+            bmi2: std::arch::is_x86_feature_detected!("bmi2"),
+            #[cfg(not(target_arch = "x86_64"))]
+            bmi2: false,
+        }
     }
 }
 
 impl Compiler {
-    /// An empty image.
+    /// An empty image of code for a machine that can do this.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(features: Features) -> Self {
         Self {
+            features,
             asm: Asm(VecAssembler::new(0)),
             faults: Vec::new(),
             lines: Vec::new(),
@@ -327,7 +343,7 @@ impl Emitter<'_> {
         }
         dynasm!(self.asm(); .arch x64
             ; mov Rq(temp), Rq(FRAME)
-            ; sub Rq(temp), [Rq(CTX) + field!(heap_delta)]
+            ; sub Rq(temp), [Rq(CTX) + field!(delta)]
         );
         temp
     }

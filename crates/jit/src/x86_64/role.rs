@@ -5,25 +5,33 @@ use harena_bpf::code::Class;
 
 use super::memory::base_of;
 use super::{NATIVE, R10};
-use crate::image::{Proof, Source};
+use crate::image::{Containment, Proof, Source};
 
 /// A constant of the run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Role {
-    /// Host address of the heap.
-    Heap,
-    /// The heap's guest address, negated.
+    /// Host address of the guest's first byte.
+    Guest,
+    /// The guest address of that byte, negated.
     Start,
     /// Host address of the arena.
     Arena,
-    /// Host minus guest address of the heap.
+    /// Host minus guest address.
     Delta,
+    /// How many bits of an address a mask keeps.
+    Bits,
 }
 
-const COUNT: usize = 4;
+const COUNT: usize = 5;
 
 impl Role {
-    const ALL: [Self; COUNT] = [Self::Heap, Self::Start, Self::Arena, Self::Delta];
+    const ALL: [Self; COUNT] = [
+        Self::Guest,
+        Self::Arena,
+        Self::Bits,
+        Self::Start,
+        Self::Delta,
+    ];
 }
 
 /// Which machine register holds which constant; the others are read from the context.
@@ -51,14 +59,12 @@ impl Roles {
         let mut free = saved.chain(volatile);
         let mut order = Role::ALL;
         order.sort_by_key(|role| core::cmp::Reverse(uses[*role as usize]));
-        let mut roles = Self {
-            places: [None; COUNT],
-        };
+        let mut places = [None; COUNT];
         for role in order.into_iter().filter(|role| uses[*role as usize] > 0) {
             let Some(reg) = free.next() else { break };
-            roles.places[role as usize] = Some(NATIVE[usize::from(reg)]);
+            places[role as usize] = Some(NATIVE[usize::from(reg)]);
         }
-        roles
+        Self { places }
     }
 
     /// The register that holds a constant.
@@ -86,6 +92,9 @@ fn roles_of(source: &Source<'_>, slot: usize) -> &'static [Role] {
         (R10, _, _) | (_, _, Proof::Frame(_)) => &[],
         (_, Space::Arena, _) if source.arena.is_some() => &[Role::Arena],
         (_, _, Proof::Heap) => &[Role::Delta],
-        (_, _, Proof::None) => &[Role::Heap, Role::Start],
+        (_, Space::Kernel, Proof::None) if source.containment == Containment::Mask => {
+            &[Role::Guest, Role::Bits]
+        }
+        (_, _, Proof::None) => &[Role::Guest, Role::Start],
     }
 }

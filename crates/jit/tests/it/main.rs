@@ -5,10 +5,12 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use harena_bpf::analysis::{self, Arena, Base};
+use harena_bpf::analysis::{self, Arena, Base, Space};
 use harena_bpf::code::{Code, OpCode, decode};
 use harena_bpf::isa::{asm, disasm_one};
-use harena_jit::{CodeImage, Compiler, ProgramCode, Proof, Source, UserCast};
+use harena_jit::{
+    CodeImage, Compiler, Containment, Features, ProgramCode, Proof, Source, UserCast,
+};
 use iced_x86::{Decoder, DecoderOptions, Formatter as _, NasmFormatter};
 
 const DASHES: &str = "--------\n";
@@ -19,6 +21,8 @@ struct Case {
     has_arena: bool,
     is_proven: bool,
     whole: bool,
+    is_masked: bool,
+    features: Features,
 }
 
 impl Case {
@@ -29,6 +33,10 @@ impl Case {
             has_arena: header.contains("arena"),
             is_proven: header.contains("proven"),
             whole: header.contains("whole"),
+            is_masked: header.contains("masked"),
+            features: Features {
+                bmi2: header.contains("bmi2"),
+            },
         }
     }
 
@@ -49,16 +57,26 @@ fn compile(case: &Case) -> (Vec<String>, Code, ProgramCode, CodeImage) {
     if case.has_arena {
         analysis::mark(&mut code.ops, &functions, &[0]);
     }
+    if case.is_masked && !case.has_arena {
+        for op in &mut code.ops {
+            op.space = Space::Kernel;
+        }
+    }
     let proofs = if case.is_proven {
         proofs(&code, &functions)
     } else {
         Vec::new()
     };
-    let mut compiler = Compiler::new();
+    let mut compiler = Compiler::new(case.features);
     let program = compiler.add(&Source {
         functions: &functions,
         proofs: &proofs,
         arena: case.has_arena.then_some(UserCast::AddHigh),
+        containment: if case.is_masked {
+            Containment::Mask
+        } else {
+            Containment::Check
+        },
         ..Source::new(&code.ops)
     });
     let image = compiler.finish().expect("small enough");

@@ -14,7 +14,7 @@ use harena_arena_fault::Access;
 
 use super::alu;
 use crate::host::Host;
-use crate::mem::{Scalar, Word};
+use crate::mem::{GuestMem, Scalar, Word};
 use crate::program::Program;
 use crate::report;
 use crate::violation::ViolationKind;
@@ -91,8 +91,14 @@ impl At {
         view.filter(|_| is_arena).map(|view| (view, offset))
     }
 
-    fn kernel_address(&self) -> u64 {
+    /// As the program computed it.
+    fn alleged_address(&self) -> u64 {
         self.base.wrapping_add_signed(self.off)
+    }
+
+    /// Where the access goes if not to the arena.
+    fn kernel_address(&self, mem: &GuestMem) -> u64 {
+        mem.address(self.base, self.off, self.space)
     }
 
     fn report(
@@ -108,7 +114,7 @@ impl At {
                 let addr = view.user_high.wrapping_add_signed(offset);
                 (ViolationKind::Arena, addr)
             }
-            None => (ViolationKind::Wild, self.kernel_address()),
+            None => (ViolationKind::Wild, self.alleged_address()),
         };
         report::violation(vm, host, program, (kind, access), addr);
     }
@@ -148,7 +154,7 @@ pub(super) fn load<T: Scalar>(
 ) -> u64 {
     let value = match at.in_arena(view) {
         Some((view, offset)) => vm.mem.load_in::<T>(&view.arena, offset),
-        None => vm.mem.load_window::<T>(at.kernel_address()),
+        None => vm.mem.load_window::<T>(at.kernel_address(&vm.mem)),
     };
     value.unwrap_or_else(|| {
         at.report(vm, host, program, view, Access::Read);
@@ -166,7 +172,7 @@ pub(super) fn store<T: Scalar>(
 ) {
     let stored = match at.in_arena(view) {
         Some((view, offset)) => vm.mem.store_in::<T>(&view.arena, offset, value),
-        None => vm.mem.store_window::<T>(at.kernel_address(), value),
+        None => vm.mem.store_window::<T>(at.kernel_address(&vm.mem), value),
     };
     if stored.is_none() {
         at.report(vm, host, program, view, Access::Write);
@@ -183,7 +189,7 @@ fn atomic<T: Word>(
 ) -> Option<u64> {
     let old = match at.in_arena(view) {
         Some((view, offset)) => vm.mem.atomic_in::<T>(&view.arena, offset, request),
-        None => vm.mem.atomic::<T>(at.kernel_address(), request),
+        None => vm.mem.atomic::<T>(at.kernel_address(&vm.mem), request),
     };
     if old.is_none() {
         at.report(vm, host, program, view, Access::Write);
@@ -220,7 +226,7 @@ pub(super) fn perform(
     let at = At::of(op, request.base);
     macro_rules! load {
         ($t:ty) => {
-            match vm.mem.load::<$t>(at.kernel_address()) {
+            match vm.mem.load::<$t>(at.kernel_address(&vm.mem)) {
                 Some(value) if at.space != Space::Arena => value,
                 Some(_) | None => load::<$t>(vm, host, program, view, at),
             }
@@ -230,7 +236,12 @@ pub(super) fn perform(
         ($t:ty) => {{
             let elsewhere = at.space == Space::Arena;
             let value = request.value;
-            if elsewhere || vm.mem.store::<$t>(at.kernel_address(), value).is_none() {
+            if elsewhere
+                || vm
+                    .mem
+                    .store::<$t>(at.kernel_address(&vm.mem), value)
+                    .is_none()
+            {
                 store::<$t>(vm, host, program, view, (at, value));
             }
             0

@@ -39,12 +39,6 @@ const fn w(reg: u64) -> u32 {
     reg as u32
 }
 
-/// Adds a sign-extended memory offset.
-#[inline]
-const fn offset(base: u64, off: i32) -> u64 {
-    base.wrapping_add_signed(off as i64)
-}
-
 /// The loop's way out to memory that is not plain heap.
 struct Outside<'a> {
     vm: &'a mut Vm,
@@ -172,7 +166,7 @@ pub(super) fn run(
         macro_rules! load {
             ($t:ty) => {
                 // An arena pointer is its low 32 bits, whatever the others look like.
-                match mem.load::<$t>(offset(r[s], op.off)) {
+                match mem.load::<$t>(mem.address(r[s], op.off.into(), op.space)) {
                     Some(value) if op.space != Space::Arena => value,
                     Some(_) | None => out.load::<$t>(pc, op, r[s]),
                 }
@@ -182,7 +176,8 @@ pub(super) fn run(
             ($t:ty, $value:expr) => {{
                 let value = $value;
                 let elsewhere = op.space == Space::Arena;
-                if elsewhere || mem.store::<$t>(offset(r[d], op.off), value).is_none() {
+                let at = mem.address(r[d], op.off.into(), op.space);
+                if elsewhere || mem.store::<$t>(at, value).is_none() {
                     out.store::<$t>(pc, op, r[d], value);
                 }
             }};

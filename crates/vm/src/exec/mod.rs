@@ -45,6 +45,10 @@ pub(crate) fn enter(vm: &mut Vm, entry: Entry, host: &mut dyn Host) -> Result<Ru
     if depth == 0 {
         vm.insns_left = vm.config.insn_budget;
     }
+    if let Err(error) = vm.mem.seal() {
+        let message = error.to_string();
+        return Err(vm.abort_here(AbortCause::Host { message }));
+    }
     let program = Arc::clone(&vm.programs[entry.prog.index()]);
     let left_before = vm.insns_left;
     report_earlier_faults(vm, host, &program)?;

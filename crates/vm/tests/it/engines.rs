@@ -12,7 +12,9 @@ use std::fmt::Write as _;
 use harena_abi::{ArenaOffset, KernAddr, UserAddr};
 use harena_bpf::isa::{Insn, disasm};
 use harena_bpf::{LinkedProgram, MapIndex, MapType, ProgType};
-use harena_vm::{Abort, Engine, Region, RunArgs, RunResult, StreamId, Violation, Vm, VmConfig};
+use harena_vm::{
+    Abort, Containment, Engine, Region, RunArgs, RunResult, StreamId, Violation, Vm, VmConfig,
+};
 
 use super::interpreter::suite::support::{KFUNCS, TestHost, arena, generic, map, object};
 use super::numbers::Random;
@@ -411,10 +413,11 @@ pub(super) struct End {
     arena: Vec<Option<Vec<u8>>>,
 }
 
-pub(super) fn run(insns: &[Insn], budget: u64, engine: Engine) -> End {
+pub(super) fn run(insns: &[Insn], budget: u64, engine: Engine, containment: Containment) -> End {
     let config = VmConfig {
         insn_budget: budget,
         engine,
+        containment,
         ..VmConfig::new(2)
     };
     let mut vm = Vm::new(config).unwrap();
@@ -435,6 +438,7 @@ pub(super) fn run(insns: &[Insn], budget: u64, engine: Engine) -> End {
             .write_u64(at, at.raw().wrapping_mul(0x9e37_79b9))
             .unwrap();
     }
+    vm.mem().alloc(Region::Kernel, 64, 8).unwrap();
     let pages = std::sync::Arc::clone(vm.arena(loaded.maps[1]).unwrap());
     for page in PRESENT {
         let at = UserAddr::new(USER + u64::from(page) * 4096);
@@ -532,11 +536,15 @@ fn random_programs_end_the_same_in_both_engines() {
         let seed = seeds.next();
         let insns = Generator::new(seed).program();
         let budget = 1 + seeds.below(if case % 4 == 0 { 100 } else { 3000 });
-        let interpreted = run(&insns, budget, Engine::Interpreter);
-        let compiled = run(&insns, budget, Engine::Jit);
+        let containment = match case % 2 {
+            0 => Containment::Mask,
+            _ => Containment::Check,
+        };
+        let [interpreted, compiled] = [Engine::Interpreter, Engine::Jit]
+            .map(|engine| run(&insns, budget, engine, containment));
         assert!(
             interpreted == compiled,
-            "case {case}, seed {seed:#x}, budget {budget}\n{}\n{}",
+            "case {case}, seed {seed:#x}, budget {budget}, {containment:?}\n{}\n{}",
             difference(&interpreted, &compiled),
             disasm(&insns),
         );

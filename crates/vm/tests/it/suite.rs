@@ -10,6 +10,7 @@ mod hostile;
 mod insns;
 mod loading;
 mod maps;
+mod masked;
 mod objects;
 mod random;
 mod reports;

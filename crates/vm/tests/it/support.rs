@@ -11,8 +11,8 @@ use harena_bpf::{
     Contents, LinkedMap, LinkedObject, LinkedProgram, MapIndex, MapOrigin, MapType, ProgType,
 };
 use harena_vm::{
-    Abort, Call, ContextSet, CurrentTask, Host, KfuncArg, KfuncDesc, Loaded, ProgId, RunArgs,
-    RunResult, Sleepable, TimerArm, TimerId, Vm, VmConfig,
+    Abort, Call, Containment, ContextSet, CurrentTask, Host, KfuncArg, KfuncDesc, Loaded, ProgId,
+    RunArgs, RunResult, Sleepable, TimerArm, TimerId, Vm, VmConfig,
 };
 
 pub(crate) const READ_ARENA: u32 = 1;
@@ -137,10 +137,11 @@ impl Host for TestHost {
     }
 }
 
-/// A configuration for the engine that is tested.
+/// A configuration for the engine that is tested. Every wild pointer is reported.
 pub(crate) fn config(nr_cpus: u32) -> VmConfig {
     VmConfig {
         engine: super::ENGINE,
+        containment: Containment::Check,
         ..VmConfig::new(nr_cpus)
     }
 }

@@ -3,7 +3,7 @@
 
 use harena_arena::HALF_GUARD;
 use harena_bpf::isa::{Insn, disasm};
-use harena_vm::{Engine, ViolationKind, layout};
+use harena_vm::{Containment, Engine, ViolationKind, layout};
 
 use super::engines::{PRESENT, USER, difference, map_value, run};
 
@@ -113,14 +113,26 @@ fn check(way: Way, low: u32, off: i16) {
         insns.push(Insn::new(0x7b, 9, 1, number * 16 + 8, 0));
     }
     insns.push(Insn::new(0x95, 0, 0, 0, 0));
+    for containment in [Containment::Mask, Containment::Check] {
+        let case = format!("{way:?}, base {low:#x}, offset {off}, {containment:?}");
+        compare(&insns, &expected, containment, &case);
+    }
+}
+
+/// The program runs to its end by both engines, equally, and reports what is expected.
+fn compare(
+    insns: &[Insn],
+    expected: &[(u32, ViolationKind, &'static str, u64)],
+    containment: Containment,
+    case: &str,
+) {
     let [interpreted, compiled] =
-        [Engine::Interpreter, Engine::Jit].map(|engine| run(&insns, 10_000, engine));
+        [Engine::Interpreter, Engine::Jit].map(|engine| run(insns, 10_000, engine, containment));
     let violations = interpreted.violations.iter();
     let found: Vec<_> = violations
         .map(|v| (v.insn, v.kind, v.access, v.address))
         .collect();
-    let case = format!("{way:?}, base {low:#x}, offset {off}");
-    assert_eq!(found, expected, "{case}\n{}", disasm(&insns));
+    assert_eq!(found, expected, "{case}\n{}", disasm(insns));
     assert!(
         interpreted.result.is_ok(),
         "{case}: {:?}",
@@ -130,7 +142,7 @@ fn check(way: Way, low: u32, off: i16) {
         interpreted == compiled,
         "{case}\n{}\n{}",
         difference(&interpreted, &compiled),
-        disasm(&insns)
+        disasm(insns)
     );
 }
 

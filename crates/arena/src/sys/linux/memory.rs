@@ -154,6 +154,7 @@ impl AddressRange {
         let at = self.pointer(span)?;
         let flags = match prot {
             Protection::None => MprotectFlags::empty(),
+            Protection::ReadOnly => MprotectFlags::READ,
             Protection::ReadWrite => MprotectFlags::READ | MprotectFlags::WRITE,
         };
         // SAFETY: the span lies in this range (`pointer`), into which no reference exists.
@@ -369,6 +370,7 @@ const SIZE_SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW);
 fn prot_flags(prot: Protection) -> ProtFlags {
     match prot {
         Protection::None => ProtFlags::empty(),
+        Protection::ReadOnly => ProtFlags::READ,
         Protection::ReadWrite => ProtFlags::READ | ProtFlags::WRITE,
     }
 }

@@ -203,7 +203,7 @@ peer!(peer_removes_the_handler, {
     set_action(libc::SIGBUS, handler());
     let view = attach();
     reach(&view, 1);
-    assert_eq!(uninstall_fault_handler(), Err(UninstallError::LiveArenas));
+    assert_eq!(uninstall_fault_handler(), Err(UninstallError::InUse));
     drop(view);
     // Another one on top may forward to it.
     set_action(libc::SIGBUS, libc::SIG_IGN);

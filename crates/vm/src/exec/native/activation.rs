@@ -20,7 +20,7 @@ use super::super::{MAY_GOTO_MAX, frame_pointer, interp};
 use super::mapped::Function;
 use crate::error::Abort;
 use crate::host::Host;
-use crate::layout::HEAP_START;
+use crate::layout::GUEST_BASE;
 use crate::program::Program;
 use crate::vm::{FRAMES_MAX, Frame, Vm};
 use crate::{helpers, kfuncs};
@@ -78,15 +78,15 @@ pub(in super::super) fn run(
 fn context(vm: &Vm, arena: Option<&ArenaView>, function: Function, args: [u64; 5]) -> Context {
     let run = vm.runs.last().expect("a frame belongs to a run");
     let frames = u32::try_from(vm.frames.len() - run.first_frame).unwrap_or(u32::MAX);
-    let heap = vm.mem.heap_host();
-    let heap_delta = heap.wrapping_sub(HEAP_START);
+    let guest = vm.mem.guest_host();
+    let delta = guest.wrapping_sub(GUEST_BASE);
     let mut context = Context {
         left: vm.insns_left,
         depth_max: FRAMES_MAX.saturating_sub(frames),
-        heap,
-        heap_start: HEAP_START,
-        heap_delta,
-        frame: frame_pointer(vm).wrapping_add(heap_delta),
+        guest,
+        guest_start: GUEST_BASE,
+        delta,
+        frame: frame_pointer(vm).wrapping_add(delta),
         arena: arena.map_or(0, |view| vm.mem.arena_host(view.arena())),
         user_high: arena.map_or(0, ArenaView::user_high),
         call: address_of_call(),

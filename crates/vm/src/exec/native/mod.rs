@@ -56,13 +56,13 @@ mod mapped {
     use harena_arena::{CompiledCode, ExtableEntry};
     use harena_bpf::analysis::Arena;
     use harena_bpf::code::OpCode;
-    use harena_jit::{CodeImage, Compiler, ProgramCode, Source, UserCast};
+    use harena_jit::{CodeImage, Compiler, Features, ProgramCode, Source, UserCast};
 
     use super::JitRefused;
     use super::memory::ExecMemory;
     use super::proofs::{self, ContextUse};
     use crate::mem::GuestMem;
-    use crate::program::Program;
+    use crate::program::{Containment, Program};
     use crate::vm::Vm;
 
     /// The machine code of one object's programs.
@@ -108,12 +108,12 @@ mod mapped {
 
     /// Gives programs their machine code.
     pub(crate) fn compile(vm: &Vm, programs: &mut [Program]) -> Result<(), JitRefused> {
-        let mut compiler = Compiler::new();
+        let mut compiler = Compiler::new(Features::detect());
         let codes: Vec<(ProgramCode, ContextUse)> = programs
             .iter()
             .map(|program| add(vm, program, &mut compiler))
             .collect();
-        let image = Arc::new(map(&compiler.finish()?)?);
+        let image = Arc::new(map(&vm.mem, &compiler.finish()?)?);
         for (program, (code, context)) in programs.iter_mut().zip(codes) {
             let image = Arc::clone(&image);
             program.executable.native = Some(Native {
@@ -148,11 +148,15 @@ mod mapped {
             functions: &functions,
             arena,
             proofs: &proofs,
+            containment: match vm.mem.containment() {
+                Containment::Mask => harena_jit::Containment::Mask,
+                Containment::Check => harena_jit::Containment::Check,
+            },
         });
         (code, context)
     }
 
-    fn map(image: &CodeImage) -> Result<Image, JitRefused> {
+    fn map(mem: &GuestMem, image: &CodeImage) -> Result<Image, JitRefused> {
         let memory = ExecMemory::map(&image.bytes)?;
         let entries: Vec<ExtableEntry> = image
             .faults
@@ -166,10 +170,10 @@ mod mapped {
         let known = if entries.is_empty() {
             None
         } else {
-            let len = image.bytes.len();
+            let code = memory.address()..memory.address() + image.bytes.len();
             // SAFETY: the compiler made the entries for this very code, and every rare path of
             // a memory operation may be reached from the operation (see harena_jit).
-            Some(unsafe { CompiledCode::register(memory.address(), len, entries) }?)
+            Some(unsafe { CompiledCode::register(code, mem.reach(), entries) }?)
         };
         Ok(Image {
             _known: known,

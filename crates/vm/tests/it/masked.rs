@@ -1,0 +1,142 @@
+//! Pointers of unknown origin where addresses are cut to the guest: what is not there is
+//! reported as the program alleged it; what is there is reached, whatever the high bits say.
+
+use harena_bpf::MapType;
+use harena_vm::{Containment, Region, ViolationKind, VmConfig, layout};
+
+use super::support::{Bench, config, map};
+
+/// A program that stores, updates and loads through the pointer it is given.
+const ACCESSES: &str = "
+    *(u64 *)(r10 - 8) = r1
+    r6 = *(u64 *)(r10 - 8)
+    r0 = 7
+    r1 = 1
+    *(u64 *)(r6 + OFF) = 3
+    lock *(u64 *)(r6 + OFF) += r1
+    r0 = *(u64 *)(r6 + OFF)
+    exit";
+
+fn masked(text: &str) -> Bench {
+    let config = VmConfig {
+        containment: Containment::Mask,
+        ..config(2)
+    };
+    Bench::with_config(text, Vec::new(), config)
+}
+
+fn accesses(off: i16) -> Bench {
+    masked(&ACCESSES.replace(
+        "+ OFF",
+        &format!("{} {}", if off < 0 { '-' } else { '+' }, off.unsigned_abs()),
+    ))
+}
+
+/// Behind everything that is there of a region of which one block was handed out.
+const GRANULE: u64 = 64 << 10;
+
+#[test]
+fn what_is_not_there_is_reported_as_it_was_alleged() {
+    let end = layout::GUEST_BASE + layout::GUEST_LEN;
+    for off in [0, i16::MIN, -8, i16::MAX - 7] {
+        for address in [
+            0,
+            8,
+            0x10_0000,
+            0x1000_0000_0000,
+            0xdead_beef,
+            0x8000_0000_0000_0000,
+            layout::GUEST_BASE,
+            layout::HEAP_END,
+            layout::ARENAS_START,
+            layout::ARENAS_START + layout::ARENA_STRIDE * 3 + 0x8000,
+            layout::TEXT_BASE,
+            end - 8,
+            end,
+            u64::MAX - 7,
+        ] {
+            let mut bench = accesses(off);
+            assert_eq!(bench.run(address), 0, "{address:#x}");
+            let place = address.wrapping_add_signed(off.into());
+            let found = bench.vm.violations().iter();
+            let found: Vec<_> = found
+                .map(|v| (v.kind, v.address, v.insn, v.access))
+                .collect();
+            let expected = [(4, "WRITE"), (5, "WRITE"), (6, "READ")]
+                .map(|(insn, access)| (ViolationKind::Wild, place, insn, access));
+            assert_eq!(found, expected, "{address:#x} {off}");
+        }
+    }
+}
+
+#[test]
+fn what_is_there_is_reached_whatever_the_high_bits_say() {
+    for high in [0, 0x1234_5670_0000_0000, !(layout::GUEST_LEN - 1)] {
+        for off in [0, -24, 24, i16::MIN, i16::MAX - 7] {
+            let mut bench = accesses(off);
+            let block = bench
+                .vm
+                .mem()
+                .alloc(Region::Maps, 1 << 17, 8)
+                .expect("room");
+            let word = block.checked_add(1 << 16).expect("inside");
+            let low = word.raw() & (layout::GUEST_LEN - 1);
+            let base = (high | low).wrapping_add_signed(-i64::from(off));
+            assert_eq!(bench.run(base), 4, "{base:#x} {off}");
+            assert_eq!(bench.vm.violations(), []);
+            assert_eq!(bench.vm.mem().read_u64(word), Ok(4));
+        }
+    }
+}
+
+/// Memory is there in granules, of which the rest is zero; an access that leaves the last one is
+/// dropped as a whole.
+#[test]
+fn regions_end_with_a_granule() {
+    let block = |bench: &Bench| {
+        let block = bench.vm.mem().alloc(Region::Maps, 8, 8).expect("room");
+        block.raw()
+    };
+    let mut bench = accesses(0);
+    let last = block(&bench) + GRANULE - 8;
+    assert_eq!(bench.run(last), 4);
+    assert_eq!(bench.vm.violations(), []);
+    for straddling in 1..8 {
+        assert_eq!(bench.run(last + straddling), 0);
+    }
+    let word = harena_abi::KernAddr::new(last);
+    assert_eq!(bench.vm.mem().read_u64(word), Ok(4));
+    let counts: Vec<_> = bench.vm.violations().iter().map(|v| v.count).collect();
+    assert_eq!(counts, [7, 7, 7]);
+}
+
+#[test]
+fn frozen_data_is_read_and_not_written_until_the_host_writes() {
+    let mut data = map(MapType::ARRAY, 4, 16, 1);
+    data.frozen = true;
+    data.contents = harena_bpf::Contents::from_bytes(vec![9; 16]);
+    let config = VmConfig {
+        containment: Containment::Mask,
+        ..config(2)
+    };
+    // The address has been through memory, so that nothing is known of it.
+    let text = "
+        r1 = map_value(0, 0) ll
+        *(u64 *)(r10 - 8) = r1
+        r1 = *(u64 *)(r10 - 8)
+        *(u8 *)(r1 + 0) = 1
+        r2 = 5
+        lock *(u64 *)(r1 + 8) += r2
+        r0 = *(u8 *)(r1 + 0)
+        exit";
+    let mut bench = Bench::with_config(text, vec![data], config);
+    assert_eq!([bench.run(0), bench.run(0)], [9, 9]);
+    let found = bench.vm.violations().iter();
+    let found: Vec<_> = found.map(|v| (v.kind, v.access, v.count)).collect();
+    assert_eq!(found, [(ViolationKind::Wild, "WRITE", 2); 2]);
+    let frozen = Region::Rodata.start();
+    bench.vm.mem().write_u8(frozen, 8).expect("the host may");
+    assert_eq!(bench.run(0), 8);
+    assert_eq!(bench.vm.violations()[0].count, 3);
+    assert_eq!(bench.vm.mem().read_u8(frozen), Ok(8));
+}
