@@ -266,11 +266,13 @@ impl Registry {
     }
 
     /// Marks a program as running on the thread `key`.
+    #[inline]
     pub fn enter(&self, key: ThreadKey, running: Running) -> Result<Depth, EnterError> {
         self.threads.enter(key, running)
     }
 
     /// Ends the program that stands at `depth`. Programs inside it run on.
+    #[inline]
     pub fn leave(&self, key: ThreadKey, depth: Depth) {
         self.threads.leave(key, depth);
     }

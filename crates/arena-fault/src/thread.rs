@@ -117,6 +117,7 @@ impl ThreadTable {
     /// Pushes a program on the first record, in the thread's probe order, that is its own or
     /// free. So of two records of one thread (another thread may have given one back that lies
     /// nearer) the newer one is found first, as it must be.
+    #[inline]
     pub(crate) fn enter(&self, key: ThreadKey, running: Running) -> Result<Depth, EnterError> {
         let (number, record) = self
             .from(key)
@@ -130,6 +131,7 @@ impl ThreadTable {
         })
     }
 
+    #[inline]
     pub(crate) fn leave(&self, key: ThreadKey, depth: Depth) {
         let record = self.records.get(usize::from(depth.record));
         if let Some(record) = record.filter(|record| record.is_of(key)) {
@@ -182,6 +184,7 @@ impl Record {
                 .is_ok()
     }
 
+    #[inline]
     fn push(&self, running: Running) -> Result<(u32, u32), EnterError> {
         let depth = self.depth.load(Ordering::Relaxed);
         let index = usize::try_from(depth).unwrap_or(DEPTH_MAX);
@@ -203,6 +206,7 @@ impl Record {
     }
 
     /// Ends one program. What stands above it lives on, and so does its frame meanwhile.
+    #[inline]
     fn end(&self, frame: u32, stamp: u32) {
         let at = |index: u32| self.frames.get(usize::try_from(index).ok()?);
         let Some(ended) = at(frame).filter(|f| f.stamp.load(Ordering::Relaxed) == stamp) else {

@@ -46,6 +46,7 @@ impl<'a> ProgramScope<'a> {
     /// Marks `program` as running on this thread and on the simulated `cpu`, with `arena` as
     /// the arena that its maps reference. Reports carry the tag: use that of the main program
     /// for its subprograms and callbacks.
+    #[inline]
     pub fn enter(
         program: ProgramTag,
         arena: Option<&'a Arena>,

@@ -127,7 +127,7 @@ pub(crate) fn call(
             name: desc.name.to_owned(),
         }));
     }
-    rebase(vm, program, &desc, &mut args);
+    rebase(program, &desc, &mut args);
     let mut call = Call {
         vm,
         prog: program.id,
@@ -146,12 +146,12 @@ pub(crate) fn charge_faults(vm: &mut Vm, faults: u64) -> Result<(), Abort> {
 }
 
 /// `__arena` arguments become kernel addresses, whatever their high bits were.
-fn rebase(vm: &Vm, program: &Program, desc: &KfuncDesc, args: &mut [u64; 5]) {
+fn rebase(program: &Program, desc: &KfuncDesc, args: &mut [u64; 5]) {
     if desc.args.is_empty() {
         return;
     }
     // Load refuses `__arena` parameters without an arena.
-    let Some(arena) = program.arena.and_then(|map| vm.arena(map)) else {
+    let Some(arena) = program.arena_memory() else {
         return;
     };
     for (arg, kind) in args.iter_mut().zip(desc.args) {

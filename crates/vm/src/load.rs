@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use harena_abi::bpf::BPF_F_NO_USER_CONV;
 use harena_bpf::isa::op::{PseudoCall, PseudoLoad};
 use harena_bpf::isa::{Insn, ldimm64_value};
 use harena_bpf::{LinkedObject, LinkedProgram};
@@ -16,7 +17,7 @@ use crate::host::{KfuncArg, KfuncDesc};
 use crate::layout::{MAP_OBJECT_STRIDE, Region, TEXT_BASE, TEXT_SHIFT};
 use crate::maps::{self, Map, MapId, MapKind, Storage};
 use crate::mem::GuestMem;
-use crate::program::{Engine, Executable, ProgId, Program, line_text};
+use crate::program::{Engine, Executable, ProgArena, ProgId, Program, line_text};
 use crate::struct_ops::{StructOpsId, StructOpsMap};
 use crate::vm::{Loaded, Streams, Vm};
 use harena_bpf::analysis::{self, Space};
@@ -183,9 +184,21 @@ impl ProgramLoader<'_> {
                 ..self.linked.clone()
             },
             len,
-            arena: self.arena,
+            arena: self.arena(),
             kfuncs: std::mem::take(&mut self.called),
             executable: Executable { code, native: None },
+        })
+    }
+
+    fn arena(&self) -> Option<ProgArena> {
+        let map = &self.maps[self.arena?.index()];
+        let Storage::Arena { slot } = &map.storage else {
+            return None;
+        };
+        Some(ProgArena {
+            map: map.id(),
+            memory: Arc::clone(self.mem.arena(*slot)?),
+            no_user_conv: map.spec().map_flags & BPF_F_NO_USER_CONV != 0,
         })
     }
 

@@ -3,6 +3,9 @@
 //! The executable form is separate from everything else, so that nothing above it knows which
 //! engine runs.
 
+use std::sync::Arc;
+
+use harena_arena::Arena;
 use harena_bpf::{LineTable, LinkedProgram, SourceLine};
 
 use crate::error::Place;
@@ -63,6 +66,15 @@ pub(crate) struct Executable {
     pub(crate) native: Option<Native>,
 }
 
+/// The arena that a program is associated with.
+#[derive(Debug)]
+pub(crate) struct ProgArena {
+    pub(crate) map: MapId,
+    pub(crate) memory: Arc<Arena>,
+    /// `addr_space_cast(1 <- 0)` only clears the high half (`BPF_F_NO_USER_CONV`).
+    pub(crate) no_user_conv: bool,
+}
+
 /// A program that can be run.
 #[derive(Debug)]
 pub struct Program {
@@ -70,7 +82,7 @@ pub struct Program {
     /// Without its instructions, which `executable` holds.
     pub(crate) linked: LinkedProgram,
     pub(crate) len: u32,
-    pub(crate) arena: Option<MapId>,
+    pub(crate) arena: Option<ProgArena>,
     /// The kfuncs it calls; decoded calls carry an index of this.
     pub(crate) kfuncs: Vec<KfuncDesc>,
     pub(crate) executable: Executable,
@@ -108,7 +120,12 @@ impl Program {
     /// The arena it is associated with (`prog_arena()`).
     #[must_use]
     pub fn arena(&self) -> Option<MapId> {
-        self.arena
+        self.arena.as_ref().map(|arena| arena.map)
+    }
+
+    /// That arena itself.
+    pub(crate) fn arena_memory(&self) -> Option<&Arc<Arena>> {
+        self.arena.as_ref().map(|arena| &arena.memory)
     }
 
     /// The source line of a slot.

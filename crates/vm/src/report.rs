@@ -11,7 +11,7 @@ use harena_arena_fault::{Access, Report};
 
 use crate::error::access_word;
 use crate::host::Host;
-use crate::program::Program;
+use crate::program::{ProgArena, Program};
 use crate::violation::{Violation, ViolationKind};
 use crate::vm::Vm;
 
@@ -64,16 +64,16 @@ impl Site {
 /// left word of them. Gives their number. Each goes to the program that ran when it happened,
 /// which need not be this one.
 pub(crate) fn host_faults(vm: &mut Vm, host: &dyn Host, program: &Program) -> u64 {
-    let Some(map) = program.arena else { return 0 };
-    let Some(arena) = vm.arena(map) else { return 0 };
+    let Some(ProgArena { map, memory, .. }) = &program.arena else {
+        return 0;
+    };
     // Before the reports are drained: what comes meanwhile is seen the next time.
-    let recovered = arena.faults_recovered();
-    let seen = vm.faults_seen.get(&map).copied().unwrap_or(0);
+    let recovered = memory.faults_recovered();
+    let seen = vm.faults_seen.get(map).copied().unwrap_or(0);
     if recovered == seen {
         return 0;
     }
-    let arena = Arc::clone(arena);
-    for report in arena.drain_reports() {
+    for report in memory.drain_reports() {
         match Site::of(vm, &report) {
             Some(site) => {
                 let what = (ViolationKind::Host, report.access);
@@ -84,7 +84,7 @@ pub(crate) fn host_faults(vm: &mut Vm, host: &dyn Host, program: &Program) -> u6
             None => vm.reports_dropped += 1,
         }
     }
-    vm.faults_seen.insert(map, recovered);
+    vm.faults_seen.insert(*map, recovered);
     recovered.saturating_sub(seen)
 }
 

@@ -4,11 +4,9 @@
 //! A faulting load gives 0, a faulting store is dropped whole, a faulting atomic leaves
 //! memory and registers alone; each is reported and the program goes on behind it.
 
-use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use harena_abi::UserAddr;
-use harena_abi::bpf::BPF_F_NO_USER_CONV;
 use harena_arena::Arena;
 use harena_arena_fault::Access;
 
@@ -23,28 +21,27 @@ use harena_bpf::analysis::Space;
 use harena_bpf::code::{AtomicOp, Op, OpCode};
 
 /// What the running program's arena looks like from its instructions.
-pub(super) struct ArenaView {
-    arena: Arc<Arena>,
+pub(super) struct ArenaView<'a> {
+    arena: &'a Arena,
     /// High half of `user_vm_start`.
     user_high: u64,
     /// `addr_space_cast(1 <- 0)` only clears the high half.
     no_user_conv: bool,
 }
 
-impl ArenaView {
-    pub(super) fn of(vm: &Vm, program: &Program) -> Option<Self> {
-        let map = program.arena()?;
-        let arena = Arc::clone(vm.arena(map)?);
-        let user_start = arena.user_vm_start().map_or(0, UserAddr::raw);
+impl<'a> ArenaView<'a> {
+    pub(super) fn of(program: &'a Program) -> Option<Self> {
+        let arena = program.arena.as_ref()?;
+        let user_start = arena.memory.user_vm_start().map_or(0, UserAddr::raw);
         Some(Self {
             user_high: user_start & !0xffff_ffff,
-            no_user_conv: vm.map(map).spec().map_flags & BPF_F_NO_USER_CONV != 0,
-            arena,
+            no_user_conv: arena.no_user_conv,
+            arena: &arena.memory,
         })
     }
 
     pub(super) fn arena(&self) -> &Arena {
-        &self.arena
+        self.arena
     }
 
     /// High half of the arena's user addresses.
@@ -80,7 +77,10 @@ impl At {
 
     /// The arena, if the access goes there, and the offset from its 32-bit offset 0, which may
     /// reach into the guards. Only the low 32 bits of an arena pointer count.
-    fn in_arena<'a>(&self, view: Option<&'a ArenaView>) -> Option<(&'a ArenaView, i64)> {
+    fn in_arena<'v, 'a>(
+        &self,
+        view: Option<&'v ArenaView<'a>>,
+    ) -> Option<(&'v ArenaView<'a>, i64)> {
         let low = self.base & 0xffff_ffff;
         let is_arena = match self.space {
             Space::Arena => true,
@@ -106,7 +106,7 @@ impl At {
         vm: &mut Vm,
         host: &dyn Host,
         program: &Program,
-        view: Option<&ArenaView>,
+        view: Option<&ArenaView<'_>>,
         access: Access,
     ) {
         let (kind, addr) = match self.in_arena(view) {
@@ -149,11 +149,11 @@ pub(super) fn load<T: Scalar>(
     vm: &mut Vm,
     host: &mut dyn Host,
     program: &Program,
-    view: Option<&ArenaView>,
+    view: Option<&ArenaView<'_>>,
     at: At,
 ) -> u64 {
     let value = match at.in_arena(view) {
-        Some((view, offset)) => vm.mem.load_in::<T>(&view.arena, offset),
+        Some((view, offset)) => vm.mem.load_in::<T>(view.arena, offset),
         None => vm.mem.load_window::<T>(at.kernel_address(&vm.mem)),
     };
     value.unwrap_or_else(|| {
@@ -167,11 +167,11 @@ pub(super) fn store<T: Scalar>(
     vm: &mut Vm,
     host: &mut dyn Host,
     program: &Program,
-    view: Option<&ArenaView>,
+    view: Option<&ArenaView<'_>>,
     (at, value): (At, u64),
 ) {
     let stored = match at.in_arena(view) {
-        Some((view, offset)) => vm.mem.store_in::<T>(&view.arena, offset, value),
+        Some((view, offset)) => vm.mem.store_in::<T>(view.arena, offset, value),
         None => vm.mem.store_window::<T>(at.kernel_address(&vm.mem), value),
     };
     if stored.is_none() {
@@ -184,11 +184,11 @@ fn atomic<T: Word>(
     vm: &mut Vm,
     host: &mut dyn Host,
     program: &Program,
-    view: Option<&ArenaView>,
+    view: Option<&ArenaView<'_>>,
     (at, request): (At, Atomic),
 ) -> Option<u64> {
     let old = match at.in_arena(view) {
-        Some((view, offset)) => vm.mem.atomic_in::<T>(&view.arena, offset, request),
+        Some((view, offset)) => vm.mem.atomic_in::<T>(view.arena, offset, request),
         None => vm.mem.atomic::<T>(at.kernel_address(&vm.mem), request),
     };
     if old.is_none() {
@@ -219,7 +219,7 @@ pub(super) fn perform(
     vm: &mut Vm,
     host: &mut dyn Host,
     program: &Program,
-    view: Option<&ArenaView>,
+    view: Option<&ArenaView<'_>>,
     request: Request<'_>,
 ) -> u64 {
     let op = request.op;
@@ -270,7 +270,7 @@ pub(super) fn update<T: Word>(
     vm: &mut Vm,
     host: &mut dyn Host,
     program: &Program,
-    view: Option<&ArenaView>,
+    view: Option<&ArenaView<'_>>,
     request: Request<'_>,
 ) -> u64 {
     let at = At::of(request.op, request.base);

@@ -44,7 +44,7 @@ struct Outside<'a> {
     vm: &'a mut Vm,
     host: &'a mut dyn Host,
     program: &'a Program,
-    arena: Option<ArenaView>,
+    arena: Option<ArenaView<'a>>,
 }
 
 impl Outside<'_> {
@@ -103,7 +103,7 @@ pub(super) fn run(
     mut r: Regs,
 ) -> Result<u64, Abort> {
     let mem = Arc::clone(&vm.mem);
-    let arena = ArenaView::of(vm, program);
+    let arena = ArenaView::of(program);
     let base_frames = vm.frames.len();
     r[10] = frame_pointer(vm);
     let mut left = vm.insns_left;

@@ -96,6 +96,9 @@ fn report_earlier_faults(
 /// Frees the arena pages that programs put off: the work of the kernel's irq worker, done when
 /// the outermost run has ended.
 fn free_deferred(vm: &mut Vm) {
+    if vm.deferred_frees.is_empty() {
+        return;
+    }
     for map in std::mem::take(&mut vm.deferred_frees) {
         // Without the arena's lock nothing is freed: the next run's end asks again.
         if vm.arena(map).is_some_and(|a| a.drain_deferred().is_err()) {
@@ -112,11 +115,11 @@ fn in_scope(
     program: &Program,
     entry: &Entry,
 ) -> Result<u64, Abort> {
-    let arena = program.arena.and_then(|map| vm.arena(map)).cloned();
+    let arena = program.arena_memory();
     // Also without an arena: that of an outer program, or of a scope that the embedder is in,
     // must not be meant.
     let tag = ProgramTag::new(program.id.raw());
-    let scope = ProgramScope::enter(tag, arena.as_deref(), host.cpu());
+    let scope = ProgramScope::enter(tag, arena.map(Arc::as_ref), host.cpu());
     let _scope = scope.map_err(|error| {
         let message = error.to_string();
         vm.abort_here(AbortCause::Host { message })

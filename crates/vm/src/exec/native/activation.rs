@@ -35,7 +35,7 @@ struct Activation<'a> {
     vm: &'a mut Vm,
     host: &'a mut dyn Host,
     program: &'a Program,
-    arena: Option<ArenaView>,
+    arena: Option<ArenaView<'a>>,
     /// Index in the VM's frames of the first function's.
     first_frame: usize,
     abort: Option<Abort>,
@@ -57,7 +57,7 @@ pub(in super::super) fn run(
     function: Function,
     args: [u64; 5],
 ) -> Result<u64, Abort> {
-    let arena = ArenaView::of(vm, program);
+    let arena = ArenaView::of(program);
     let context = context(vm, arena.as_ref(), function, args);
     let mut activation = Activation {
         context,
@@ -75,12 +75,15 @@ pub(in super::super) fn run(
     activation.end(r0)
 }
 
-fn context(vm: &Vm, arena: Option<&ArenaView>, function: Function, args: [u64; 5]) -> Context {
+#[inline]
+fn context(vm: &Vm, arena: Option<&ArenaView<'_>>, function: Function, args: [u64; 5]) -> Context {
     let run = vm.runs.last().expect("a frame belongs to a run");
     let frames = u32::try_from(vm.frames.len() - run.first_frame).unwrap_or(u32::MAX);
     let guest = vm.mem.guest_host();
     let delta = guest.wrapping_sub(GUEST_BASE);
-    let mut context = Context {
+    let [r1, r2, r3, r4, r5] = args;
+    let max = MAY_GOTO_MAX;
+    Context {
         left: vm.insns_left,
         depth_max: FRAMES_MAX.saturating_sub(frames),
         guest,
@@ -92,12 +95,12 @@ fn context(vm: &Vm, arena: Option<&ArenaView>, function: Function, args: [u64; 5
         call: address_of_call(),
         access: address_of_access(),
         target: function.target as u64,
-        may_goto_max: MAY_GOTO_MAX,
+        // In one piece: what is written twice makes whoever reads it next wait.
+        regs: [0, r1, r2, r3, r4, r5, 0, 0, 0, 0, 0],
+        may_goto_left: [max, 0, 0, 0, 0, 0, 0, 0],
+        may_goto_max: max,
         ..Context::default()
-    };
-    context.regs[1..6].copy_from_slice(&args);
-    context.may_goto_left[0] = MAY_GOTO_MAX;
-    context
+    }
 }
 
 #[expect(clippy::fn_to_numeric_cast_any, reason = "machine code calls it")]
@@ -218,7 +221,7 @@ impl Activation<'_> {
     }
 
     /// Does what the code's end asks for.
-    fn end(mut self, r0: u64) -> Result<u64, Abort> {
+    fn end(&mut self, r0: u64) -> Result<u64, Abort> {
         if let Some(panic) = self.panic.take() {
             resume_unwind(panic);
         }

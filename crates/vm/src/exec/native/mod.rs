@@ -52,7 +52,6 @@ mod mapped {
 
     use std::sync::Arc;
 
-    use harena_abi::bpf::BPF_F_NO_USER_CONV;
     use harena_arena::{CompiledCode, ExtableEntry};
     use harena_bpf::analysis::Arena;
     use harena_bpf::code::OpCode;
@@ -133,12 +132,11 @@ mod mapped {
         functions.retain(|start| *start < program.len && ops[*start as usize].code != OpCode::Hole);
         functions.sort_unstable();
         functions.dedup();
-        let arena = program.arena.map(|map| {
-            let flags = vm.map(map).spec().map_flags;
-            if flags & BPF_F_NO_USER_CONV == 0 {
-                UserCast::AddHigh
-            } else {
+        let arena = program.arena.as_ref().map(|arena| {
+            if arena.no_user_conv {
                 UserCast::ClearHigh
+            } else {
+                UserCast::AddHigh
             }
         });
         let has_arena = arena.map_or(Arena::None, |_| Arena::Some);
