@@ -24,6 +24,7 @@ mod alu;
 mod call;
 mod divide;
 mod entry;
+mod fuse;
 mod jump;
 mod memory;
 mod role;
@@ -246,6 +247,33 @@ struct Emitter<'a> {
     rare: Vec<Rare>,
 }
 
+/// Loops begin at multiples of this: where they lie decides how fast short ones are fetched.
+const LOOP_ALIGN: u32 = 32;
+
+/// Instructions of 1 to 8 bytes that do nothing, as the processor's manuals recommend.
+const NOPS: [&[u8]; 8] = [
+    &[0x90],
+    &[0x66, 0x90],
+    &[0x0f, 0x1f, 0x00],
+    &[0x0f, 0x1f, 0x40, 0x00],
+    &[0x0f, 0x1f, 0x44, 0x00, 0x00],
+    &[0x66, 0x0f, 0x1f, 0x44, 0x00, 0x00],
+    &[0x0f, 0x1f, 0x80, 0x00, 0x00, 0x00, 0x00],
+    &[0x0f, 0x1f, 0x84, 0x00, 0x00, 0x00, 0x00, 0x00],
+];
+
+/// Slots that jumps lead back to, in order.
+fn loops(ops: &[Op]) -> Vec<u32> {
+    let jumps = ops.iter().zip(0u32..).filter(|(op, slot)| {
+        let is_jump = matches!(op.code.class(), Class::Branch | Class::Jump);
+        is_jump && op.off.cast_unsigned() <= *slot
+    });
+    let mut heads: Vec<u32> = jumps.map(|(op, _)| op.off.cast_unsigned()).collect();
+    heads.sort_unstable();
+    heads.dedup();
+    heads
+}
+
 /// A slot as a number of 32 bits.
 fn number(slot: usize) -> u32 {
     u32::try_from(slot).expect("a program has at most a million slots")
@@ -260,7 +288,12 @@ impl Emitter<'_> {
         let entry = self.compiler.here();
         self.entry();
         let mut functions = Vec::with_capacity(self.source.functions.len());
+        let loops = loops(self.source.ops);
+        let mut fused = false;
         for slot in 0..self.source.ops.len() {
+            if core::mem::take(&mut fused) {
+                continue;
+            }
             let op = self.source.ops[slot];
             let at = number(slot);
             if self.source.functions.binary_search(&at).is_ok() {
@@ -269,13 +302,19 @@ impl Emitter<'_> {
             if op.code == OpCode::Hole && self.blocks[slot] == 0 {
                 continue;
             }
+            if loops.binary_search(&at).is_ok() {
+                self.align();
+            }
             let (offset, label) = (self.compiler.here(), self.labels[slot]);
             self.compiler.lines.push(Line { offset, slot: at });
             dynasm!(self.asm(); .arch x64; =>label);
             if self.blocks[slot] != 0 {
                 self.count(at, self.blocks[slot]);
             }
-            self.op(at, &op);
+            fused = self.fuse(slot);
+            if !fused {
+                self.op(at, &op);
+            }
         }
         self.rare_paths();
         let shared = self.compiler.here();
@@ -285,6 +324,16 @@ impl Emitter<'_> {
             functions,
             shared,
             end: self.compiler.here(),
+        }
+    }
+
+    /// Fills up to a multiple of [`LOOP_ALIGN`] with instructions that do nothing.
+    fn align(&mut self) {
+        let mut left = self.compiler.here().wrapping_neg() % LOOP_ALIGN;
+        while left > 0 {
+            let nop = NOPS[NOPS.len().min(left as usize) - 1];
+            dynasm!(self.asm(); .arch x64; .bytes nop);
+            left -= u32::try_from(nop.len()).expect("a few");
         }
     }
 
