@@ -5,7 +5,7 @@
 //! | does a file lack the page (`SIGBUS`), in a view of another process? | remote touch |
 //! | did the kernel raise it for a missing page (`SIGSEGV`)? | else forward |
 //! | which program runs on this thread, innermost first? with an arena? | |
-//! | is the pc in compiled code, and the address in reach of that arena's pointers? | program |
+//! | is the pc in compiled code, and the address in reach of that code or of that arena's pointers? | program |
 //! | is the address in that arena's window or upper half guard? | recover |
 //! | is it in the view that a user of this process has of an arena? | user touch |
 //! | none of these | forward |
@@ -52,7 +52,7 @@ pub enum Cause {
 pub enum Action<'a> {
     /// Not ours: the previous action decides.
     Forward,
-    /// An instruction of compiled code touched its program's arena.
+    /// An instruction of compiled code touched its program's arena, or what else it reaches.
     Program(ProgramFault<'a>),
     /// Host code under a program touched its arena's window.
     Recover(HostFault<'a>),
