@@ -412,31 +412,33 @@ impl GuestMem {
     fn host(&self, addr: KernAddr, len: u64, access: Access) -> Result<NonNull<u8>, MemFault> {
         let fault = MemFault { addr, len, access };
         if let Some(offset) = heap_offset(addr.raw(), len, HEAP_START) {
-            if access == Access::Write {
-                let prepared = self.prepare_write(addr, offset, len);
-                prepared.map_err(|_refused| fault)?;
-            }
-            let is_mapped = self.has(offset, len, granules);
-            return is_mapped.then(|| self.at(addr.raw())).ok_or(fault);
+            let is_there = match access {
+                Access::Write => self.prepare_write(addr, offset, len),
+                Access::Read => self.has(offset, len, granules),
+            };
+            return is_there.then(|| self.at(addr.raw())).ok_or(fault);
         }
         self.arena_at(addr.raw())
             .and_then(|(arena, offset)| self.in_arena(arena, offset, len))
             .ok_or(fault)
     }
 
+    /// Whether the host may write to bytes of the heap; afterwards it may.
     #[inline]
-    fn prepare_write(&self, addr: KernAddr, offset: u64, len: u64) -> Result<(), ReserveError> {
+    fn prepare_write(&self, addr: KernAddr, offset: u64, len: u64) -> bool {
         if addr >= Region::Tasks.start() {
             return self.open_by_write(offset, len);
         }
-        self.unseal_at(offset)
+        self.has(offset, len, granules) && self.unseal_at(offset).is_ok()
     }
 
     /// Tasks have their places by arithmetic, not by allocation: they are there once the kernel
     /// has written to them, with a margin for what lies behind the bytes it wrote.
-    fn open_by_write(&self, offset: u64, len: u64) -> Result<(), ReserveError> {
+    #[inline]
+    fn open_by_write(&self, offset: u64, len: u64) -> bool {
         const TASK_SIZE_MAX: u64 = 16 << 10;
-        self.open(offset, len + TASK_SIZE_MAX)
+        let len = (len + TASK_SIZE_MAX).min(HEAP_LEN - offset);
+        self.has(offset, len, |limit| limit) || self.open(offset, len).is_ok()
     }
 
     /// Lets programs reach the copies of per-CPU variables of that many CPUs.
