@@ -52,8 +52,8 @@ impl<'a> Attached<'a> {
             .expect("the level's block is mapped");
         let contexts = context_of(op);
         let run = RunArgs {
-            ctx: level.args,
             contexts,
+            ..RunArgs::new(level.args)
         };
         let what = op.name(self.st.config.form);
         self.enter(cx, what, contexts, |vm, host| {

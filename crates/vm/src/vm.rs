@@ -75,6 +75,9 @@ pub struct RunArgs {
     /// r1: the context. A struct_ops program gets the address of a `u64[]` of its arguments
     /// (see [`Vm::args`]).
     pub ctx: KernAddr,
+    /// r2 to r5: 0 wherever a kernel calls programs. Programs may take nothing for granted
+    /// about them.
+    pub rest: [u64; 4],
     /// Contexts in which the program is called: a kfunc that shares none is refused.
     pub contexts: ContextSet,
 }
@@ -85,8 +88,15 @@ impl RunArgs {
     pub const fn new(ctx: KernAddr) -> Self {
         Self {
             ctx,
+            rest: [0; 4],
             contexts: ContextSet::ANY,
         }
+    }
+
+    /// The same call with these in r2 to r5.
+    #[must_use]
+    pub const fn with_rest(self, rest: [u64; 4]) -> Self {
+        Self { rest, ..self }
     }
 }
 
@@ -241,10 +251,11 @@ impl Vm {
         args: &RunArgs,
         host: &mut dyn Host,
     ) -> Result<RunResult, Abort> {
+        let [r2, r3, r4, r5] = args.rest;
         let entry = Entry {
             prog,
             slot: 0,
-            args: [args.ctx.raw(), 0, 0, 0, 0],
+            args: [args.ctx.raw(), r2, r3, r4, r5],
             contexts: args.contexts,
             sleepable: self.program(prog).sleepable(),
             timer: None,

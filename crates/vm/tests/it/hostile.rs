@@ -303,8 +303,8 @@ fn kfuncs_are_refused_where_they_are_not_legal() {
             .load(&object(vec![prog], Vec::new()), KFUNCS)
             .unwrap();
         let args = RunArgs {
-            ctx: KernAddr::NULL,
             contexts,
+            ..RunArgs::new(KernAddr::NULL)
         };
         let result = bench.vm.run(loaded.programs[0], &args, &mut bench.host);
         match result {

@@ -1,7 +1,9 @@
 //! Every instruction with its edge cases, as a table of text and r0.
 
 use super::support::{Bench, eval, map};
+use harena_abi::KernAddr;
 use harena_bpf::MapType;
+use harena_vm::RunArgs;
 
 /// Runs `body; exit` for each case.
 fn check(cases: &[(&str, u64)]) {
@@ -305,6 +307,19 @@ fn calls_keep_r6_to_r9_and_frames_apart() {
         r0 = r1
         exit";
     assert_eq!(eval(text), 5 + 10 + 100);
+}
+
+#[test]
+fn a_program_finds_all_five_arguments() {
+    let text = "r0 = r1; r0 <<= 8; r0 |= r2; r0 <<= 8; r0 |= r3; r0 <<= 8; r0 |= r4; r0 <<= 8;
+        r0 |= r5; exit";
+    let mut bench = Bench::new(text, Vec::new());
+    let args = RunArgs::new(KernAddr::new(1)).with_rest([2, 3, 4, 5]);
+    let result = bench
+        .vm
+        .run(bench.loaded.programs[0], &args, &mut bench.host);
+    assert_eq!(result.unwrap().ret, 0x01_0203_0405);
+    assert_eq!(bench.run(1), 0x01_0000_0000);
 }
 
 #[test]
