@@ -275,6 +275,16 @@ pub enum StructOpsProblem {
     Layout(#[from] LayoutError),
 }
 
+/// Why a function cannot be taken as it stands in the file.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say what the fields are")]
+pub enum PlainError {
+    #[error("no function `{name}`; there are {}", exists.join(", "))]
+    NoFunction { name: String, exists: Vec<String> },
+    #[error("function `{name}` has a relocation at instruction {insn}: it must be linked")]
+    Relocated { name: String, insn: u32 },
+}
+
 /// Why a variable cannot be read or set.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say what the fields are")]

@@ -53,7 +53,7 @@ mod object;
 mod section;
 
 pub use error::{
-    CoReError, GlobalError, InsnPlace, InsnProblem, LinkError, MapProblem, ParseError,
+    CoReError, GlobalError, InsnPlace, InsnProblem, LinkError, MapProblem, ParseError, PlainError,
     StructOpsProblem,
 };
 pub use kernel::{KFUNC_ADDRESS_BASE, KconfigValue, KernelSymbols, KfuncRef, KsymVar};

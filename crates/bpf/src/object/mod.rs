@@ -15,6 +15,7 @@ mod code;
 mod data;
 mod externs;
 mod maps;
+mod plain;
 mod set;
 mod struct_ops;
 

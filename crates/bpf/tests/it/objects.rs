@@ -1,5 +1,7 @@
 //! What `Object::parse` says of the fixtures.
 
+use crate::elf_writer::{self, FUNC, Section};
+use harena_bpf::isa::{asm, encode};
 use harena_bpf::{ExternKind, Object};
 use std::fmt::Write;
 
@@ -86,4 +88,29 @@ fn objects_fixture_is_described_in_full() {
 fn sched_fixture_is_described_in_full() {
     let object = Object::parse("sched.bpf.o", SCHED).unwrap();
     insta::assert_snapshot!(describe(&object));
+}
+
+#[test]
+fn a_function_without_relocations_can_be_taken_as_it_stands() {
+    let text = asm("r0 = 1; call +1; exit; r0 = 2; exit").unwrap();
+    let sections = [Section::code(".text", encode(&text))];
+    let symbols = [("main", FUNC, 1, 0, 24), ("last", FUNC, 1, 24, 16)];
+    let bytes = elf_writer::write(&sections, &symbols);
+    let object = Object::parse("plain.o", &bytes).unwrap();
+    assert_eq!(object.plain_function("main"), Ok(&text[..3]));
+    assert_eq!(object.plain_function("last"), Ok(&text[3..]));
+    let message = |name: &str| object.plain_function(name).unwrap_err().to_string();
+    assert_eq!(
+        message("other"),
+        "no function `other`; there are main, last"
+    );
+    let sched = Object::parse("sched.bpf.o", SCHED).unwrap();
+    let relocated: Vec<String> = sched
+        .programs()
+        .iter()
+        .filter_map(|program| sched.plain_function(&program.name).err())
+        .map(|error| error.to_string())
+        .collect();
+    let has = |part: &str| relocated.iter().any(|message| message.contains(part));
+    assert!(has("has a relocation at instruction"), "{relocated:?}");
 }
