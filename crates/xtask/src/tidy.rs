@@ -57,8 +57,8 @@ const EVERYTHING: &[&str] = match EVERYTHING_AND_TESTKIT {
     [] => &[],
 };
 
-/// The table of the design document, and the benchmarks.
-const LAYERS: [Layer; 15] = [
+/// The table of the design document, the conformance plugin and the benchmarks.
+const LAYERS: [Layer; 16] = [
     layer("abi", true, &[]),
     layer("arena-fault", false, &["abi"]),
     layer("arena", false, &["abi", "arena-fault"]),
@@ -71,6 +71,7 @@ const LAYERS: [Layer; 15] = [
     layer("trace", true, &["abi"]),
     layer("report", true, &["abi", "trace"]),
     layer("cli", true, EVERYTHING),
+    layer("conformance", true, &["abi", "bpf", "vm"]),
     layer("testkit", false, EVERYTHING),
     layer("bench", false, EVERYTHING_AND_TESTKIT),
     layer("xtask", true, &[]),
