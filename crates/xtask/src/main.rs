@@ -9,6 +9,7 @@
 )]
 
 mod bench;
+mod fuzz;
 mod objects;
 mod run;
 mod scx_headers;
@@ -52,8 +53,26 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<String>,
     },
+    /// Run random programs by both engines and compare all that can be seen at their ends.
+    Fuzz {
+        /// What to compare, which is `engines`.
+        target: Target,
+        /// How many programs.
+        #[arg(long, default_value = "100000")]
+        count: u64,
+        /// Where they begin, decimal or 0x…: equal seeds give equal programs.
+        #[arg(long)]
+        seed: Option<String>,
+    },
     /// Build our BPF sources against the headers that the scx project publishes.
     ScxHeaders,
+}
+
+/// What can be fuzzed.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Target {
+    /// Interpreter and machine code.
+    Engines,
 }
 
 /// What can be soaked.
@@ -74,6 +93,11 @@ fn main() -> anyhow::Result<()> {
             subject: Subject::Arena,
             options,
         } => soak::soak(&options),
+        Command::Fuzz {
+            target: Target::Engines,
+            count,
+            seed,
+        } => fuzz::engines(count, seed.as_deref()),
         Command::ScxHeaders => scx_headers::check(),
     }
 }

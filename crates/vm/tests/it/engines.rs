@@ -1,7 +1,9 @@
 //! Random programs by both engines: everything that anyone can see at their ends is compared.
 //!
 //! The programs jump, call, loop, cast, and use good and wild pointers of every sort; most
-//! budgets end somewhere inside. The seed is fixed; `HARENA_CASES` asks for more cases.
+//! budgets end somewhere inside. `HARENA_CASES` and `HARENA_SEED` ask for other cases than those
+//! that are always run; `cargo xtask fuzz engines` sets them. A program whose ends differ is shown
+//! with all that the difference does not need left out.
 #![expect(
     clippy::unwrap_used,
     reason = "a generator that fails is a test that fails"
@@ -10,7 +12,7 @@
 use std::fmt::Write as _;
 
 use harena_abi::{ArenaOffset, KernAddr, UserAddr};
-use harena_bpf::isa::{Insn, disasm};
+use harena_bpf::isa::Insn;
 use harena_bpf::{LinkedProgram, MapIndex, MapType, ProgType};
 use harena_vm::{
     Abort, Containment, Engine, Region, RunArgs, RunResult, StreamId, Violation, Vm, VmConfig,
@@ -18,6 +20,7 @@ use harena_vm::{
 
 use super::interpreter::suite::support::{KFUNCS, TestHost, arena, generic, map, object};
 use super::numbers::Random;
+use super::shrink::{listing, shrink};
 
 const CASES: u64 = 3000;
 const SEED: u64 = 0x5eed_0004;
@@ -521,42 +524,109 @@ pub(super) fn difference(a: &End, b: &End) -> String {
     text
 }
 
-fn cases() -> u64 {
+/// One random program and what decides how it ends.
+struct Case {
+    seed: u64,
+    budget: u64,
+    containment: Containment,
+}
+
+impl Case {
+    fn next(number: u64, seeds: &mut Random) -> Self {
+        let seed = seeds.next();
+        Self {
+            seed,
+            budget: 1 + seeds.below(if number.is_multiple_of(4) { 100 } else { 3000 }),
+            containment: match number % 2 {
+                0 => Containment::Mask,
+                _ => Containment::Check,
+            },
+        }
+    }
+
+    fn ends(&self, insns: &[Insn]) -> [End; 2] {
+        [Engine::Interpreter, Engine::Jit]
+            .map(|engine| run(insns, self.budget, engine, self.containment))
+    }
+}
+
+/// All that tells somebody why two ends differ: the smallest program found for which they do.
+fn disagreement(insns: &[Insn], ends: impl Fn(&[Insn]) -> [End; 2]) -> String {
+    let differ = |insns: &[Insn]| {
+        let [a, b] = ends(insns);
+        a != b
+    };
+    let smallest = shrink(insns, differ);
+    let [a, b] = ends(&smallest);
+    format!("{}\n{}", difference(&a, &b), listing(&smallest))
+}
+
+/// A number that the environment may set.
+fn asked(name: &str) -> Option<u64> {
     #[expect(clippy::disallowed_methods, reason = "a test may be asked for more")]
-    let asked = std::env::var("HARENA_CASES").ok();
-    asked.and_then(|cases| cases.parse().ok()).unwrap_or(CASES)
+    let text = std::env::var(name).ok()?;
+    let number = match text.strip_prefix("0x") {
+        Some(hex) => u64::from_str_radix(hex, 16),
+        None => text.parse(),
+    };
+    Some(number.unwrap_or_else(|error| panic!("{name}={text}: {error}")))
 }
 
 #[test]
 fn random_programs_end_the_same_in_both_engines() {
-    println!("seed={SEED:#x}");
-    let mut seeds = Random::new(SEED);
-    let (mut returned, mut aborted, mut violations) = (0u64, 0u64, 0u64);
-    for case in 0..cases() {
-        let seed = seeds.next();
-        let insns = Generator::new(seed).program();
-        let budget = 1 + seeds.below(if case % 4 == 0 { 100 } else { 3000 });
-        let containment = match case % 2 {
-            0 => Containment::Mask,
-            _ => Containment::Check,
-        };
-        let [interpreted, compiled] = [Engine::Interpreter, Engine::Jit]
-            .map(|engine| run(&insns, budget, engine, containment));
+    let cases = asked("HARENA_CASES").unwrap_or(CASES);
+    let start = asked("HARENA_SEED").unwrap_or(SEED);
+    println!("seed {start:#x}");
+    let mut seeds = Random::new(start);
+    let (mut returned, mut aborted, mut violations, mut insns) = (0u64, 0u64, 0u64, 0u64);
+    for number in 0..cases {
+        let case = Case::next(number, &mut seeds);
+        let program = Generator::new(case.seed).program();
+        let [interpreted, compiled] = case.ends(&program);
         assert!(
             interpreted == compiled,
-            "case {case}, seed {seed:#x}, budget {budget}, {containment:?}\n{}\n{}",
-            difference(&interpreted, &compiled),
-            disasm(&insns),
+            "seed {start:#x}, program {number} (seed {:#x}), budget {}, {:?}\n{}",
+            case.seed,
+            case.budget,
+            case.containment,
+            disagreement(&program, |insns| case.ends(insns)),
         );
         match interpreted.result {
             Ok(_) => returned += 1,
             Err(_) => aborted += 1,
         }
         violations += interpreted.violations.len() as u64;
+        insns += interpreted.insns_total;
     }
-    println!("{returned} returned, {aborted} aborted, {violations} violations");
+    println!("{cases} programs: {returned} returned, {aborted} ended early");
+    println!("{insns} instructions by each engine, {violations} places with violations");
+    println!("0 disagreements");
     // The programs must reach what they are for.
-    assert!(returned * 10 > cases());
-    assert!(aborted * 10 > cases());
-    assert!(violations > cases());
+    if cases >= CASES {
+        assert!(returned * 10 > cases);
+        assert!(aborted * 10 > cases);
+        assert!(violations > cases);
+    }
+}
+
+#[test]
+fn a_disagreement_is_shown_by_a_small_program() {
+    let program = Generator::new(SEED).program();
+    // Engines that disagree about budgets, as long as the program asks for a number first.
+    let asks = Insn::new(0x85, 0, 0, 0, 7);
+    let program = [vec![asks], program].concat();
+    let ends = |insns: &[Insn]| {
+        [Engine::Interpreter, Engine::Jit].map(|engine| {
+            let is_wrong = engine == Engine::Jit && insns[0] == asks;
+            run(
+                insns,
+                if is_wrong { 1 } else { 2 },
+                engine,
+                Containment::Mask,
+            )
+        })
+    };
+    let text = disagreement(&program, ends);
+    assert!(text.starts_with("result:\n  interpreter Err"), "{text}");
+    assert!(text.ends_with("\n\n   0: call 7\n"), "{text}");
 }

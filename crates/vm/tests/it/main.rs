@@ -5,6 +5,7 @@
 
 mod engines;
 mod numbers;
+mod shrink;
 mod sweep;
 
 #[path = "."]
