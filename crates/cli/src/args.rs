@@ -22,6 +22,8 @@ pub(crate) struct LowArgs {
 pub(crate) enum LowCommand {
     Run(RunArgs),
     Inspect(InspectArgs),
+    /// Print the simulated kernel's types as a C header, for programs to include as vmlinux.h.
+    Vmlinux,
 }
 
 /// Run a scheduler on a simulated machine under a workload, and report what it did.

@@ -1,7 +1,7 @@
 //! The `harena` command: arguments, then a plan, then a run.
 //!
 //! ```text
-//! argv ──clap──► LowArgs ──► Plan ──► run or inspect ──► report ──► stdout
+//! argv ──clap──► LowArgs ──► Plan ──► run, inspect … ──► report ──► stdout
 //!      what was typed   what it means                      failure line ──► stderr, exit code
 //! ```
 //!
@@ -42,12 +42,19 @@ fn main() -> ExitCode {
         LowCommand::Inspect(args) => InspectPlan::new(&args)
             .map_err(Failure::from)
             .and_then(|plan| inspect::inspect(&plan)),
+        LowCommand::Vmlinux => vmlinux(),
     };
     let status = result.unwrap_or_else(|failure| {
         output::complain(&format!("{:#}", failure.cause));
         failure.status
     });
     status.into()
+}
+
+/// Prints the modelled types as a C header.
+fn vmlinux() -> Result<Status, Failure> {
+    output::print(&harena_kernel::vmlinux_h())?;
+    Ok(Status::Fine)
 }
 
 /// Why a command came to no result.
