@@ -25,6 +25,7 @@
 // Helpers are called by number: clang turns a call through a constant pointer into `call imm`.
 static void *(*const bpf_task_storage_get)(void *map, struct task_struct *task, void *value,
 					   u64 flags) = (void *)156;
+static long (*const bpf_trace_printk)(const char *fmt, u32 fmt_size, ...) = (void *)6;
 static long (*const bpf_probe_read_kernel_str)(void *dst, u32 size,
 					       const void *unsafe) = (void *)115;
 

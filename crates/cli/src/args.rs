@@ -22,6 +22,7 @@ pub(crate) struct LowArgs {
 pub(crate) enum LowCommand {
     Run(RunArgs),
     Inspect(InspectArgs),
+    Prog(ProgArgs),
     /// Print the simulated kernel's types as a C header, for programs to include as vmlinux.h.
     Vmlinux,
 }
@@ -92,6 +93,56 @@ pub(crate) struct InspectArgs {
     pub(crate) object: Option<PathBuf>,
 
     /// How to print the list
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(crate) format: Format,
+}
+
+/// Work with single programs.
+#[derive(Debug, Args)]
+pub(crate) struct ProgArgs {
+    #[command(subcommand)]
+    pub(crate) command: ProgCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ProgCommand {
+    Run(ProgRunArgs),
+}
+
+/// Run one `syscall` program, and print what it returned and did.
+///
+/// There is no scheduler, no task and no time behind it.
+#[derive(Debug, Args)]
+#[command(after_help = status::HELP)]
+pub(crate) struct ProgRunArgs {
+    /// Compiled object (`.bpf.o`)
+    pub(crate) object: PathBuf,
+
+    /// The program
+    pub(crate) name: String,
+
+    /// File with the program's context, at most 65535 bytes [default: none, NULL]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) data_in: Option<PathBuf>,
+
+    /// Write the context to this file when the program has ended, instead of printing it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) data_out: Option<PathBuf>,
+
+    /// Set a global variable before the run; may be repeated
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    pub(crate) settings: Vec<String>,
+
+    /// How to execute it; results are the same
+    #[arg(long, value_enum, default_value_t = EngineName::Jit)]
+    pub(crate) engine: EngineName,
+
+    /// Compare every pointer of the program's with what it was handed out, so that each wild
+    /// one is reported. Otherwise one that happens to lead to memory is not
+    #[arg(long)]
+    pub(crate) checked: bool,
+
+    /// How to print the report
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,
 }

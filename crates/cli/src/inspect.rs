@@ -185,12 +185,15 @@ fn unsupported(
     }
     for program in object.programs().iter().filter(|p| p.autoload) {
         let kind = program.prog_type.map_or("unknown", ProgType::name);
-        if program.prog_type != Some(ProgType::StructOps) {
-            list.push(Unsupported {
-                what: format!("program `{}`", program.name),
-                why: format!("`harena run` calls no programs of type `{kind}`"),
-            });
-        }
+        let but = match program.prog_type {
+            Some(ProgType::StructOps) => continue,
+            Some(ProgType::Syscall) => "; `harena prog run` does",
+            _ => "",
+        };
+        list.push(Unsupported {
+            what: format!("program `{}`", program.name),
+            why: format!("`harena run` calls no programs of type `{kind}`{but}"),
+        });
     }
     list
 }

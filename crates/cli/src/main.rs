@@ -16,6 +16,7 @@ mod inspect;
 mod object;
 mod output;
 mod plan;
+mod prog;
 mod progress;
 mod results;
 mod run;
@@ -28,8 +29,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::args::{LowArgs, LowCommand};
-use crate::plan::{InspectPlan, RunPlan};
+use crate::args::{LowArgs, LowCommand, ProgCommand};
+use crate::plan::{InspectPlan, ProgRunPlan, RunPlan};
 use crate::status::Status;
 
 fn main() -> ExitCode {
@@ -42,6 +43,11 @@ fn main() -> ExitCode {
         LowCommand::Inspect(args) => InspectPlan::new(&args)
             .map_err(Failure::from)
             .and_then(|plan| inspect::inspect(&plan)),
+        LowCommand::Prog(args) => match args.command {
+            ProgCommand::Run(args) => ProgRunPlan::new(args)
+                .map_err(Failure::from)
+                .and_then(prog::run),
+        },
         LowCommand::Vmlinux => vmlinux(),
     };
     let status = result.unwrap_or_else(|failure| {

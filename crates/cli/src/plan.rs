@@ -14,7 +14,7 @@ use harena_scx::Topology;
 use harena_sim::{SimConfig, Workload};
 use harena_vm::{Containment, Engine};
 
-use crate::args::{EngineName, Format, InspectArgs, RunArgs};
+use crate::args::{EngineName, Format, InspectArgs, ProgRunArgs, RunArgs};
 use crate::failures::Failing;
 
 /// Larger files are no objects, workloads or topologies, and would only fill the memory.
@@ -115,8 +115,7 @@ pub(crate) enum Report {
 impl RunPlan {
     /// The plan that `args` amount to.
     pub(crate) fn new(args: RunArgs) -> anyhow::Result<Self> {
-        let settings = args.settings.iter().map(|text| Setting::parse(text));
-        let settings = settings.collect::<anyhow::Result<_>>()?;
+        let settings = settings(&args.settings)?;
         let topology = topology(&args.topology)?;
         let workload = workload(args.workload.as_deref(), &topology)?;
         let mut sim = SimConfig::new(topology, workload);
@@ -138,21 +137,33 @@ impl RunPlan {
                     seed: args.seed,
                 },
             },
-            engine: match args.engine {
-                EngineName::Interp => Engine::Interpreter,
-                EngineName::Jit => Engine::Jit,
-            },
-            containment: if args.checked {
-                Containment::Check
-            } else {
-                Containment::Mask
-            },
+            engine: engine(args.engine),
+            containment: containment(args.checked),
             report: if args.quiet {
                 Report::Nothing
             } else {
                 Report::Results(args.format)
             },
         })
+    }
+}
+
+fn settings(texts: &[String]) -> anyhow::Result<Vec<Setting>> {
+    texts.iter().map(|text| Setting::parse(text)).collect()
+}
+
+const fn engine(name: EngineName) -> Engine {
+    match name {
+        EngineName::Interp => Engine::Interpreter,
+        EngineName::Jit => Engine::Jit,
+    }
+}
+
+const fn containment(checked: bool) -> Containment {
+    if checked {
+        Containment::Check
+    } else {
+        Containment::Mask
     }
 }
 
@@ -175,6 +186,53 @@ fn topology(name: &str) -> anyhow::Result<Topology> {
     }
     let source = Source::read(path, "topology")?;
     harena_sim::parse_topology_file(&source.bytes).with_context(|| format!("topology `{name}`"))
+}
+
+/// A run of one program.
+#[derive(Debug)]
+pub(crate) struct ProgRunPlan {
+    /// The object.
+    pub(crate) object: Source,
+    /// The program in it.
+    pub(crate) program: String,
+    /// What it is given.
+    pub(crate) context: Vec<u8>,
+    /// Where to write what it made of that: created before anything runs.
+    pub(crate) context_to: Option<(String, File)>,
+    /// Values to set before the run, in the order given.
+    pub(crate) settings: Vec<Setting>,
+    /// How it is executed.
+    pub(crate) engine: Engine,
+    pub(crate) containment: Containment,
+    /// How to report.
+    pub(crate) format: Format,
+}
+
+impl ProgRunPlan {
+    /// The plan that `args` amount to.
+    pub(crate) fn new(args: ProgRunArgs) -> anyhow::Result<Self> {
+        let settings = settings(&args.settings)?;
+        let object = Source::object(Some(&args.object))?;
+        let context = match &args.data_in {
+            None => Vec::new(),
+            Some(path) => Source::read(path, "context")?.bytes,
+        };
+        let create = |path: &Path| {
+            let name = path.display().to_string();
+            let file = File::create(path).with_context(|| format!("cannot write `{name}`"))?;
+            anyhow::Ok((name, file))
+        };
+        Ok(Self {
+            object,
+            program: args.name,
+            context,
+            context_to: args.data_out.as_deref().map(create).transpose()?,
+            settings,
+            engine: engine(args.engine),
+            containment: containment(args.checked),
+            format: args.format,
+        })
+    }
 }
 
 /// An inspection.

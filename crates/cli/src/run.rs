@@ -25,12 +25,8 @@ pub(crate) fn run(plan: &RunPlan) -> Result<Status, Failure> {
         tell_notes(plan);
     }
     let mut simulation = prepare(plan)?;
-    if plan.report != Report::Nothing
-        && let Some(why) = simulation.scheduler().jit_refused()
-    {
-        output::complain(&format!(
-            "note: no machine code, programs are interpreted: {why}"
-        ));
+    if plan.report != Report::Nothing {
+        tell_jit_refused(simulation.scheduler().jit_refused());
     }
     let (outcome, wall) = simulate(plan, &mut simulation)?;
     let mut results = collect(plan, simulation.scheduler(), &outcome, wall);
@@ -45,6 +41,15 @@ pub(crate) fn run(plan: &RunPlan) -> Result<Status, Failure> {
         output::complain(&cause(&results));
     }
     Ok(status)
+}
+
+/// Says why there is no machine code, if there should be some.
+pub(crate) fn tell_jit_refused(why: Option<&str>) {
+    if let Some(why) = why {
+        output::complain(&format!(
+            "note: no machine code, programs are interpreted: {why}"
+        ));
+    }
 }
 
 /// Says which keys of the workload were read and change nothing: silence would let its
@@ -172,16 +177,25 @@ fn describe(plan: &RunPlan, scheduler: &BpfScheduler, outcome: &Outcome) -> Sche
 
 /// Takes what the programs printed: their streams, then `bpf_printk`.
 fn printed(scheduler: &mut BpfScheduler) -> Vec<Output> {
+    let stdout = scheduler.drain_streams(StreamId::Stdout);
+    let stderr = scheduler.drain_streams(StreamId::Stderr);
+    outputs(stdout, stderr, scheduler.drain_trace())
+}
+
+/// Streams by program, and the trace, as the report has them.
+pub(crate) fn outputs(
+    stdout: Vec<(String, String)>,
+    stderr: Vec<(String, String)>,
+    trace: String,
+) -> Vec<Output> {
     let mut output = Vec::new();
-    for (id, stream) in [(StreamId::Stdout, "stdout"), (StreamId::Stderr, "stderr")] {
-        let streams = scheduler.drain_streams(id).into_iter();
-        output.extend(streams.map(|(program, text)| Output {
+    for (streams, stream) in [(stdout, "stdout"), (stderr, "stderr")] {
+        output.extend(streams.into_iter().map(|(program, text)| Output {
             program,
             stream: stream.to_owned(),
             text,
         }));
     }
-    let trace = scheduler.drain_trace();
     if !trace.is_empty() {
         output.push(Output {
             program: String::new(),
@@ -223,7 +237,7 @@ fn arena(scheduler: &BpfScheduler) -> ArenaUse {
     }
 }
 
-fn violation(v: &harena_vm::Violation) -> Violation {
+pub(crate) fn violation(v: &harena_vm::Violation) -> Violation {
     let source = v.file.as_ref().zip(v.line).map(|(file, line)| SourceLine {
         file: file.clone(),
         line,

@@ -28,6 +28,7 @@ mod reg;
 mod sched;
 mod scheduler;
 mod state;
+mod syscall;
 pub mod types;
 
 pub use btf::{KERNEL_VERSION, Kernel};
@@ -36,3 +37,4 @@ pub use header::vmlinux_h;
 pub use load::{LoadError, LoadOptions};
 pub use map_objects::write_map_objects;
 pub use scheduler::{ArenaUse, BpfScheduler, GlobalReadError};
+pub use syscall::{CONTEXT_SIZE_MAX, ContextError, SyscallProgram};

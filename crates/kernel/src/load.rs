@@ -68,7 +68,7 @@ impl Default for LoadOptions {
     }
 }
 
-/// Why an object is no scheduler that can be attached.
+/// Why an object is no scheduler that can be attached, or a program of it cannot be run.
 #[derive(Debug, Error)]
 pub enum LoadError {
     /// A setting cannot be applied.
@@ -106,6 +106,30 @@ pub enum LoadError {
     /// `EINVAL` of registration.
     #[error("sched_ext: cid-form scheduler must use a BPF arena map")]
     NoArena,
+    /// No program of this name.
+    #[error(
+        "the object has no program `{program}`; those that can be run: {}",
+        list(runnable)
+    )]
+    NoProgram {
+        /// The name.
+        program: String,
+        /// Its `syscall` programs.
+        runnable: Vec<String>,
+    },
+    /// A program that something else calls.
+    #[error(
+        "program `{program}` is of type `{kind}`, and only `syscall` programs can be run: {}",
+        list(runnable)
+    )]
+    NotRunnable {
+        /// Its name.
+        program: String,
+        /// Its type.
+        kind: &'static str,
+        /// The object's `syscall` programs.
+        runnable: Vec<String>,
+    },
     /// More CPUs than a mask holds.
     #[error("{nr_cpus} CPUs, a cpumask holds {max}")]
     CpuCount {
@@ -125,6 +149,13 @@ pub enum LoadError {
     Memory(#[from] OutOfGuestMemory),
 }
 
+fn list(names: &[String]) -> String {
+    if names.is_empty() {
+        return "none".to_owned();
+    }
+    names.join(", ")
+}
+
 impl LoadError {
     /// The error that loading or registering would have returned, where the kernel decides it.
     #[must_use]
@@ -136,6 +167,8 @@ impl LoadError {
             | Self::Link(_)
             | Self::NoScheduler
             | Self::WhichScheduler { .. }
+            | Self::NoProgram { .. }
+            | Self::NotRunnable { .. }
             | Self::CpuCount { .. }
             | Self::Create(_)
             | Self::Load(_)
@@ -194,7 +227,7 @@ fn state(
 }
 
 /// The machine that the options ask for.
-fn machine(nr_cpus: u32, options: &LoadOptions) -> Result<Vm, VmCreateError> {
+pub(crate) fn machine(nr_cpus: u32, options: &LoadOptions) -> Result<Vm, VmCreateError> {
     let mut config = VmConfig::new(nr_cpus);
     config.insn_budget = options.insn_budget.unwrap_or(config.insn_budget);
     config.arena_limit = options.arena_limit;
@@ -205,7 +238,7 @@ fn machine(nr_cpus: u32, options: &LoadOptions) -> Result<Vm, VmCreateError> {
 }
 
 /// Fills the kernel's constants in by name, then applies the user's settings.
-fn prepare(object: &mut Object, options: &LoadOptions) -> Result<(), LoadError> {
+pub(crate) fn prepare(object: &mut Object, options: &LoadOptions) -> Result<(), LoadError> {
     let constants: BTreeMap<&str, u64> = scx::ENUMS
         .iter()
         .flat_map(|table| table.members.iter().copied())

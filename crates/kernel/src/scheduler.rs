@@ -72,6 +72,19 @@ pub enum GlobalReadError {
     },
 }
 
+/// Takes what an object's programs wrote to a stream, with their names.
+pub(crate) fn drain_streams(
+    vm: &mut Vm,
+    loaded: &Loaded,
+    stream: StreamId,
+) -> Vec<(String, String)> {
+    let texts = loaded.programs.iter().map(|prog| {
+        let text = vm.drain_stream(*prog, stream);
+        (vm.program(*prog).name().to_owned(), text)
+    });
+    texts.filter(|(_, text)| !text.is_empty()).collect()
+}
+
 impl BpfScheduler {
     pub(crate) const fn new(
         vm: Vm,
@@ -148,12 +161,7 @@ impl BpfScheduler {
 
     /// Takes what programs wrote to a stream: program name and text, in the object's order.
     pub fn drain_streams(&mut self, stream: StreamId) -> Vec<(String, String)> {
-        let Self { vm, loaded, .. } = self;
-        let texts = loaded.programs.iter().map(|prog| {
-            let text = vm.drain_stream(*prog, stream);
-            (vm.program(*prog).name().to_owned(), text)
-        });
-        texts.filter(|(_, text)| !text.is_empty()).collect()
+        drain_streams(&mut self.vm, &self.loaded, stream)
     }
 
     /// Takes what programs wrote with `bpf_printk`.

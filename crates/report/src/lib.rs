@@ -1,4 +1,5 @@
-//! Results of a run, and what an object holds, as text for people and JSON for programs.
+//! Results of a run, of a single program's too, and what an object holds, as text for people and
+//! JSON for programs.
 //!
 //! Both structs are plain data: whoever ran something fills them in, and this crate only
 //! shows them. Equal data gives equal bytes; nothing here asks for the time, the terminal
@@ -15,6 +16,7 @@
 
 mod escape;
 mod inspection;
+mod program_run;
 mod results;
 mod table;
 mod text;
@@ -24,6 +26,7 @@ pub use escape::{escape, escape_lines};
 pub use inspection::{
     ArenaInfo, ExternInfo, Inspection, MapInfo, OpInfo, OpsInfo, ProgramInfo, Unsupported,
 };
+pub use program_run::ProgramRun;
 pub use results::{
     ArenaUse, Counts, CpuUse, Exit, Group, Latency, Machine, Output, Results, Scheduler,
     SourceLine, Stall, Violation, Workload,

@@ -5,7 +5,7 @@
 
 use std::fmt::{self, Write};
 
-use crate::results::{Counts, CpuUse, Results, Violation};
+use crate::results::{Counts, CpuUse, Output, Results, Violation};
 use crate::table::Table;
 use crate::{escape, escape_lines, json, units};
 
@@ -48,8 +48,8 @@ impl Results {
         write_counts(out, "callbacks", &self.callbacks)?;
         write_counts(out, "statistics", &self.scheduler.stats)?;
         write_counts(out, "core", &self.scheduler.core_events)?;
-        self.write_violations(out)?;
-        self.write_output(out)?;
+        write_violations(out, &self.violations, self.scheduler.violations_dropped)?;
+        write_outputs(out, &self.scheduler.output)?;
         self.write_dump(out)?;
         self.write_tail(out)
     }
@@ -207,50 +207,6 @@ impl Results {
         )
     }
 
-    fn write_violations(&self, out: &mut String) -> fmt::Result {
-        if self.violations.is_empty() {
-            return Ok(());
-        }
-        let all = sum(self.violations.iter().map(|v| v.count));
-        writeln!(
-            out,
-            "\nviolations  {} in {}",
-            units::count(all),
-            plural(self.violations.len() as u64, "place"),
-        )?;
-        for v in self.violations.iter().take(VIOLATIONS_MAX) {
-            write_violation(out, v)?;
-        }
-        let hidden = self.violations.len().saturating_sub(VIOLATIONS_MAX);
-        if hidden > 0 {
-            writeln!(
-                out,
-                "  … and {hidden} more places; --format json lists them"
-            )?;
-        }
-        let dropped = self.scheduler.violations_dropped;
-        if dropped > 0 {
-            writeln!(
-                out,
-                "  … and {} at places beyond these",
-                units::count(dropped)
-            )?;
-        }
-        Ok(())
-    }
-
-    fn write_output(&self, out: &mut String) -> fmt::Result {
-        for output in &self.scheduler.output {
-            write!(out, "\noutput      {}", escape(&output.stream))?;
-            if !output.program.is_empty() {
-                write!(out, " of {}", escape(&output.program))?;
-            }
-            writeln!(out)?;
-            write_lines(out, &output.text, OUTPUT_LINES_MAX)?;
-        }
-        Ok(())
-    }
-
     fn write_dump(&self, out: &mut String) -> fmt::Result {
         if self.exit.dump.is_empty() {
             return Ok(());
@@ -306,6 +262,55 @@ impl Results {
         }
         writeln!(out, "digest      {}", escape(&self.digest))
     }
+}
+
+/// The places of violations; nothing if there are none.
+pub(crate) fn write_violations(
+    out: &mut String,
+    violations: &[Violation],
+    dropped: u64,
+) -> fmt::Result {
+    if violations.is_empty() {
+        return Ok(());
+    }
+    let all = sum(violations.iter().map(|v| v.count));
+    writeln!(
+        out,
+        "\nviolations  {} in {}",
+        units::count(all),
+        plural(violations.len() as u64, "place"),
+    )?;
+    for v in violations.iter().take(VIOLATIONS_MAX) {
+        write_violation(out, v)?;
+    }
+    let hidden = violations.len().saturating_sub(VIOLATIONS_MAX);
+    if hidden > 0 {
+        writeln!(
+            out,
+            "  … and {hidden} more places; --format json lists them"
+        )?;
+    }
+    if dropped > 0 {
+        writeln!(
+            out,
+            "  … and {} at places beyond these",
+            units::count(dropped)
+        )?;
+    }
+    Ok(())
+}
+
+/// What programs printed.
+pub(crate) fn write_outputs(out: &mut String, outputs: &[Output]) -> fmt::Result {
+    for output in outputs {
+        write!(out, "\noutput      {}", escape(&output.stream))?;
+        if !output.program.is_empty() {
+            write!(out, " of {}", escape(&output.program))?;
+        }
+        writeln!(out)?;
+        write_lines(out, &output.text, OUTPUT_LINES_MAX)?;
+    }
+    Ok(())
 }
 
 fn write_violation(out: &mut String, v: &Violation) -> fmt::Result {
@@ -372,7 +377,7 @@ fn write_counts(out: &mut String, title: &str, counts: &Counts) -> fmt::Result {
     writeln!(out)
 }
 
-fn plural(n: u64, one: &str) -> String {
+pub(crate) fn plural(n: u64, one: &str) -> String {
     match n {
         1 => format!("1 {one}"),
         n => format!("{} {one}s", units::count(n)),

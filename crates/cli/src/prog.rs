@@ -1,0 +1,74 @@
+//! `harena prog run`: one `syscall` program, once.
+
+use std::io::Write;
+
+use harena_kernel::{LoadOptions, SyscallProgram};
+use harena_report::ProgramRun;
+use harena_vm::StreamId;
+
+use crate::args::Format;
+use crate::plan::ProgRunPlan;
+use crate::run::{outputs, tell_jit_refused, violation};
+use crate::status::Status;
+use crate::{Failure, object, output};
+
+/// Runs the program and prints what it did.
+pub(crate) fn run(plan: ProgRunPlan) -> Result<Status, Failure> {
+    let mut program = load(&plan)?;
+    tell_jit_refused(program.vm().jit_refused());
+    let mut context = plan.context;
+    let ran = program
+        .run(&mut context)
+        .map_err(|error| Failure::bad_input(format!("program `{}`", plan.program), error))?;
+    let context_file = match plan.context_to {
+        None => None,
+        Some((name, mut file)) => {
+            file.write_all(&context)
+                .map_err(|error| Failure::internal(format!("cannot write `{name}`"), error))?;
+            Some(name)
+        }
+    };
+    let stdout = program.drain_streams(StreamId::Stdout);
+    let stderr = program.drain_streams(StreamId::Stderr);
+    let report = ProgramRun {
+        object: plan.object.name,
+        program: plan.program,
+        returned: ran.as_ref().ok().map(|ran| as_int(ran.ret)),
+        aborted: ran.as_ref().err().map(ToString::to_string),
+        insns: program.vm().insns_total(),
+        context,
+        context_file,
+        violations: program.vm().violations().iter().map(violation).collect(),
+        violations_dropped: program.vm().violations_dropped(),
+        output: outputs(stdout, stderr, program.drain_trace()),
+    };
+    match plan.format {
+        Format::Text => output::print(&report.to_text())?,
+        Format::Json => output::print(&report.to_json())?,
+    }
+    Ok(match &report.aborted {
+        None => Status::Fine,
+        Some(why) => {
+            output::complain(&format!("object `{}`: {why}", report.object));
+            Status::SchedulerError
+        }
+    })
+}
+
+fn load(plan: &ProgRunPlan) -> Result<SyscallProgram, Failure> {
+    let object = object::parse(&plan.object)?;
+    let options = LoadOptions {
+        sets: object::settings(&object, &plan.settings),
+        engine: plan.engine,
+        containment: plan.containment,
+        ..LoadOptions::default()
+    };
+    SyscallProgram::load(object, &plan.program, &options)
+        .map_err(|error| Failure::bad_input(format!("object `{}`", plan.object.name), error))
+}
+
+/// What a function of type `int` returned: the low half.
+fn as_int(r0: u64) -> i32 {
+    let low = u32::try_from(r0 & 0xffff_ffff).expect("the low half");
+    low.cast_signed()
+}
