@@ -24,10 +24,12 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod contained;
 mod context;
 mod image;
 mod x86_64;
 
+pub use contained::Contained;
 pub use context::{
     BOUNDS_DISTANCE, BOUNDS_SIZE, BoundOf, Context, FRAMES_MAX, GUEST_BITS, UNIT_SHIFT,
     bounds_offset, status,

@@ -1,12 +1,6 @@
 //! Loads, stores and atomics.
 //!
-//! | base | access |
-//! |---|---|
-//! | r10, inside the frame (checked at decoding), or proven to be there | at the frame's host address |
-//! | proven to be handed out | base + (host - guest) |
-//! | an arena pointer | arena + low 32 bits + offset; an empty page faults, and the fault leads to the rare path |
-//! | no arena pointer, with [`Containment::Mask`] | guest + low 36 bits + offset; what is not there faults, and the fault leads to the rare path |
-//! | anything else | the address is compared with the bound of its unit of the guest; else the rare path |
+//! Which code each becomes says [`Contained`].
 //!
 //! The rare path gives the operation to the host, which makes it as the interpreter does:
 //! arena pages by their entries, reports of what is not there.
@@ -16,14 +10,14 @@
 //! and the bytes of the access were handed out.
 
 use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi, dynasm};
-use harena_bpf::analysis::Space;
 use harena_bpf::code::{AtomicOp, Class, Op, OpCode};
 
 use super::alu::imm32;
 use super::role::Role;
 use super::{CTX, Emitter, FRAME, NATIVE, R10, RAX, RareKind, T0, T1};
+use crate::contained::Contained;
 use crate::context::{BoundOf, GUEST_BITS, UNIT_SHIFT, bounds_offset};
-use crate::image::{Containment, Fault, Proof};
+use crate::image::Fault;
 
 /// A memory operand.
 #[derive(Clone, Copy)]
@@ -78,33 +72,15 @@ fn atomic(op: &Op) -> (AtomicOp, bool) {
     op.atomic().expect("checked when it was decoded")
 }
 
-/// Whether code for it exists: fetching `or`, `and` and `xor` are loops, and rare.
-fn has_code(op: &Op) -> bool {
-    let fetching = op.code.class() == Class::Atomic && atomic(op).1;
-    !fetching || !matches!(atomic(op).0, AtomicOp::Or | AtomicOp::And | AtomicOp::Xor)
-}
-
-/// Where an operation goes that needs no check and cannot fault: it is in the frame, and a word
-/// that an atomic changes is aligned.
-fn in_frame(op: &Op, proof: Proof) -> Option<Mem> {
-    let off = match proof {
-        Proof::Frame(off) => off,
-        Proof::None | Proof::Heap => Some(op.off).filter(|_| base_of(op) == R10)?,
-    };
-    let aligned = off.rem_euclid(i32::from(op.size)) == 0;
-    let good = has_code(op) && (aligned || op.code.class() != Class::Atomic);
-    good.then_some(Mem::Base(FRAME, off))
-}
-
 impl Emitter<'_> {
     pub(super) fn memory(&mut self, slot: u32, op: &Op) {
-        let proof = self.source.proofs.get(slot as usize).copied();
-        let proof = proof.unwrap_or_default();
-        if let Some(mem) = in_frame(op, proof) {
-            self.access_at(op, mem);
+        let contained = self.source.contained(slot as usize);
+        let contained = contained.expect("a memory operation");
+        if let Contained::Frame(off) = contained {
+            self.access_at(op, Mem::Base(FRAME, off));
             return;
         }
-        if proof == Proof::Heap && op.code.class() != Class::Atomic {
+        if contained == Contained::Proven && op.code.class() != Class::Atomic {
             let delta = self.role(Role::Delta, T0);
             let base = NATIVE[usize::from(base_of(op))];
             self.access_at(op, Mem::Index(base, delta, op.off));
@@ -117,8 +93,8 @@ impl Emitter<'_> {
         };
         let rare = self.rare(slot, what);
         let index = self.rare.len() - 1;
-        match self.place(op, proof, rare) {
-            Some((mem, may_fault)) if has_code(op) => {
+        match self.place(op, contained, rare) {
+            Some((mem, may_fault)) => {
                 let mem = match op.code.class() {
                     Class::Atomic => self.check_alignment(op, mem, rare),
                     _ => mem,
@@ -132,34 +108,31 @@ impl Emitter<'_> {
                     self.rare[index].what = what;
                 }
             }
-            Some(_) | None => dynasm!(self.asm(); .arch x64; jmp =>rare),
+            None => dynasm!(self.asm(); .arch x64; jmp =>rare),
         }
         dynasm!(self.asm(); .arch x64; =>resume);
     }
 
     /// Where the access goes, and whether it may fault; `None`: the host makes it.
-    fn place(&mut self, op: &Op, proof: Proof, rare: DynamicLabel) -> Option<(Mem, bool)> {
-        let (base, off) = (base_of(op), op.off);
-        if base == R10 || matches!(proof, Proof::Frame(_)) {
-            // What is left of these is the host's: see `in_frame`.
-            return None;
+    fn place(&mut self, op: &Op, contained: Contained, rare: DynamicLabel) -> Option<(Mem, bool)> {
+        match contained {
+            Contained::Frame(off) => Some((Mem::Base(FRAME, off), false)),
+            Contained::Host => None,
+            Contained::Arena => {
+                let reg = NATIVE[usize::from(base_of(op))];
+                dynasm!(self.asm(); .arch x64; mov Rd(T0), Rd(reg));
+                let arena = self.role(Role::Arena, T1);
+                Some((Mem::Index(arena, T0, op.off), true))
+            }
+            Contained::Proven => {
+                let reg = NATIVE[usize::from(base_of(op))];
+                dynasm!(self.asm(); .arch x64; mov Rq(T0), Rq(reg));
+                let delta = self.role(Role::Delta, T1);
+                Some((Mem::Index(delta, T0, op.off), false))
+            }
+            Contained::Masked => Some((self.masked(op), true)),
+            Contained::Bound => Some((self.checked(op, rare), false)),
         }
-        if self.source.arena.is_some() && op.space == Space::Arena {
-            let reg = NATIVE[usize::from(base)];
-            dynasm!(self.asm(); .arch x64; mov Rd(T0), Rd(reg));
-            let arena = self.role(Role::Arena, T1);
-            return Some((Mem::Index(arena, T0, off), true));
-        }
-        if proof == Proof::Heap {
-            let reg = NATIVE[usize::from(base)];
-            dynasm!(self.asm(); .arch x64; mov Rq(T0), Rq(reg));
-            let delta = self.role(Role::Delta, T1);
-            return Some((Mem::Index(delta, T0, off), false));
-        }
-        if self.source.containment == Containment::Mask && op.space == Space::Kernel {
-            return Some((self.masked(op), true));
-        }
-        Some((self.checked(op, rare), false))
     }
 
     /// An access anywhere in the guest; what is not there faults.

@@ -1,11 +1,11 @@
 //! Constants of a run that code would like to have in registers.
 
-use harena_bpf::analysis::{self, RegSet, Space};
+use harena_bpf::analysis::{self, RegSet};
 use harena_bpf::code::Class;
 
-use super::memory::base_of;
-use super::{NATIVE, R10};
-use crate::image::{Containment, Proof, Source};
+use super::NATIVE;
+use crate::contained::Contained;
+use crate::image::Source;
 
 /// A constant of the run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -83,18 +83,11 @@ impl Roles {
 
 /// The constants that an operation needs.
 fn roles_of(source: &Source<'_>, slot: usize) -> &'static [Role] {
-    let op = &source.ops[slot];
-    if !matches!(op.code.class(), Class::Load | Class::Store | Class::Atomic) {
-        return &[];
-    }
-    let proof = source.proofs.get(slot).copied().unwrap_or_default();
-    match (base_of(op), op.space, proof) {
-        (R10, _, _) | (_, _, Proof::Frame(_)) => &[],
-        (_, Space::Arena, _) if source.arena.is_some() => &[Role::Arena],
-        (_, _, Proof::Heap) => &[Role::Delta],
-        (_, Space::Kernel, Proof::None) if source.containment == Containment::Mask => {
-            &[Role::Guest, Role::Bits]
-        }
-        (_, _, Proof::None) => &[Role::Guest, Role::Start],
+    match source.contained(slot) {
+        None | Some(Contained::Frame(_) | Contained::Host) => &[],
+        Some(Contained::Arena) => &[Role::Arena],
+        Some(Contained::Proven) => &[Role::Delta],
+        Some(Contained::Masked) => &[Role::Guest, Role::Bits],
+        Some(Contained::Bound) => &[Role::Guest, Role::Start],
     }
 }
