@@ -5,16 +5,11 @@
 
 use harena_abi::KernAddr;
 use harena_bpf::{Autoload, GlobalError, Object, ProgType};
-use harena_vm::{
-    Abort, Loaded, NoKernel, OutOfGuestMemory, ProgId, Region, RunArgs, RunResult, StreamId, Vm,
-};
+use harena_vm::{Abort, NoKernel, OutOfGuestMemory, ProgId, Region, RunArgs, RunResult};
 use thiserror::Error;
 
-use crate::btf::Kernel;
-use crate::kfuncs::descs;
-use crate::load::{LoadError, LoadOptions, machine, prepare};
-use crate::map_objects::write_map_objects;
-use crate::scheduler::drain_streams;
+use crate::load::{LoadError, LoadOptions};
+use crate::loaded::LoadedObject;
 
 /// Bytes a context may have, as in the kernel.
 pub const CONTEXT_SIZE_MAX: usize = 0xffff;
@@ -22,8 +17,7 @@ pub const CONTEXT_SIZE_MAX: usize = 0xffff;
 /// A loaded `syscall` program with the machine that runs it.
 #[derive(Debug)]
 pub struct SyscallProgram {
-    vm: Vm,
-    loaded: Loaded,
+    object: LoadedObject,
     program: ProgId,
 }
 
@@ -45,20 +39,11 @@ impl SyscallProgram {
     /// Loads the program of this name, and of the object's others its `syscall` programs and
     /// those of its struct_ops.
     pub fn load(mut object: Object, name: &str, options: &LoadOptions) -> Result<Self, LoadError> {
-        prepare(&mut object, options)?;
         choose(&mut object, name)?;
-        let linked = object.link(&Kernel::new(options.hz))?;
-        let mut vm = machine(1, options)?;
-        let loaded = vm.load(&linked, &descs())?;
-        write_map_objects(&vm, &loaded);
-        let index = linked.programs.iter().position(|p| p.name == name);
-        let program = index.and_then(|index| loaded.programs.get(index));
-        let program = *program.expect("it was switched on, and a link leaves out no such program");
-        Ok(Self {
-            vm,
-            loaded,
-            program,
-        })
+        let object = LoadedObject::load(object, options)?;
+        let program = object.programs().find(|(linked, _)| linked.name == name);
+        let (_, program) = program.expect("it was switched on");
+        Ok(Self { object, program })
     }
 
     /// Runs it with a context, and leaves in it what the program made of it, also if it was
@@ -71,7 +56,7 @@ impl SyscallProgram {
         if size == 0 {
             return Ok(self.enter(KernAddr::NULL));
         }
-        let mem = self.vm.shared_mem();
+        let mem = self.object.vm.shared_mem();
         let at = mem.alloc(Region::Contexts, size as u64, 8)?;
         let fits = "the context was allocated with this size";
         mem.write_bytes(at, context).expect(fits);
@@ -82,24 +67,20 @@ impl SyscallProgram {
     }
 
     fn enter(&mut self, context: KernAddr) -> Result<RunResult, Abort> {
-        self.vm
+        self.object
+            .vm
             .run(self.program, &RunArgs::new(context), &mut NoKernel)
     }
 
-    /// The machine, with maps, violations and counts.
+    /// The object that the program is in.
     #[must_use]
-    pub const fn vm(&self) -> &Vm {
-        &self.vm
+    pub const fn object(&self) -> &LoadedObject {
+        &self.object
     }
 
-    /// Takes what programs wrote to a stream: program name and text, in the object's order.
-    pub fn drain_streams(&mut self, stream: StreamId) -> Vec<(String, String)> {
-        drain_streams(&mut self.vm, &self.loaded, stream)
-    }
-
-    /// Takes what programs wrote with `bpf_printk`.
-    pub fn drain_trace(&mut self) -> String {
-        self.vm.drain_trace()
+    /// The same, to take what was printed.
+    pub const fn object_mut(&mut self) -> &mut LoadedObject {
+        &mut self.object
     }
 }
 

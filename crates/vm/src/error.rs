@@ -256,6 +256,14 @@ pub enum VmLoadError {
     },
 }
 
+/// Why there is no machine code to look at.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[error("no machine code: {reason}")]
+pub struct NoMachineCode {
+    /// What the compiler says.
+    pub reason: String,
+}
+
 /// Why a VM could not be created.
 #[derive(Debug, Error)]
 pub enum VmCreateError {

@@ -36,6 +36,7 @@ mod helpers;
 mod host;
 mod kfuncs;
 pub mod layout;
+mod listing;
 mod load;
 mod map_api;
 mod maps;
@@ -50,14 +51,19 @@ mod timer;
 mod violation;
 mod vm;
 
-pub use error::{Abort, AbortCause, MemFault, OutOfGuestMemory, Place, VmCreateError, VmLoadError};
+pub use error::{
+    Abort, AbortCause, MemFault, NoMachineCode, OutOfGuestMemory, Place, VmCreateError, VmLoadError,
+};
 pub use format::{ARGS_MAX as FORMAT_ARGS_MAX, format as bprintf};
 pub use harena_arena_fault::Access;
+pub use harena_jit::Contained;
+pub use helpers::name_of as helper_name;
 pub use host::{
     Call, ContextSet, CurrentTask, Host, KfuncArg, KfuncDesc, NoKernel, Sleepable, TimerArm,
 };
 pub use kfuncs::{GENERIC_KFUNC_BASE, GENERIC_KFUNC_PROTOS, generic_kfuncs};
 pub use layout::Region;
+pub use listing::{CodePart, ListedFunction, ListedSlot, Listing, PartOf};
 pub use maps::{Map, MapId, MapKind, UpdateFlags};
 pub use mem::GuestMem;
 pub use program::{Containment, Engine, ProgId, Program, line_text};

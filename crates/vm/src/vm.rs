@@ -12,10 +12,13 @@ use harena_arena::{FailedAllocs, Report};
 use harena_bpf::code::FRAME_SIZE;
 use harena_bpf::{LinkedObject, MapIndex};
 
-use crate::error::{Abort, AbortCause, OutOfGuestMemory, Place, VmCreateError, VmLoadError};
+use crate::error::{
+    Abort, AbortCause, NoMachineCode, OutOfGuestMemory, Place, VmCreateError, VmLoadError,
+};
 use crate::exec::{self, Entry};
 use crate::host::{ContextSet, Host, KfuncDesc, Sleepable};
 use crate::layout::{CPU_COUNT_MAX, Region};
+use crate::listing::Listing;
 use crate::maps::{Map, MapId};
 use crate::mem::GuestMem;
 use crate::program::{Containment, Engine, ProgId, Program};
@@ -308,6 +311,13 @@ impl Vm {
     #[must_use]
     pub fn program(&self, prog: ProgId) -> &Program {
         &self.programs[prog.index()]
+    }
+
+    /// What the compiler makes of a program, whatever engine runs it.
+    pub fn listing(&self, prog: ProgId) -> Result<Listing, NoMachineCode> {
+        exec::listing(self, self.program(prog)).map_err(|refused| NoMachineCode {
+            reason: refused.to_string(),
+        })
     }
 
     /// A map; numbers come from [`Vm::load`].

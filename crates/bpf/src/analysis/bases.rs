@@ -74,6 +74,8 @@ struct Bases<'a> {
     work: Vec<usize>,
     /// Where the address of each memory operation is, its offset included.
     found: Vec<Base>,
+    /// What each operation leaves in its destination.
+    made: Vec<Base>,
 }
 
 /// Where each memory operation goes: what its base register is, plus its offset. `blocks` are
@@ -81,6 +83,31 @@ struct Bases<'a> {
 /// functions, which may be entered with anything in their registers.
 #[must_use]
 pub fn bases(ops: &[Op], blocks: &[u32], functions: &[u32]) -> Vec<Base> {
+    solve(ops, blocks, functions).found
+}
+
+/// How many bytes below r10 each function names, by an access or as an address; what it computes
+/// otherwise is not seen. `functions` ascend.
+#[must_use]
+pub fn stack_depths(ops: &[Op], blocks: &[u32], functions: &[u32]) -> Vec<u32> {
+    assert!(functions.is_sorted());
+    let bases = solve(ops, blocks, functions);
+    let depth = |base: &Base| match *base {
+        Base::Frame(off) => u32::try_from(off.saturating_neg()).unwrap_or(0),
+        Base::Unknown | Base::Context(_) | Base::Address(_) => 0,
+    };
+    let mut depths = vec![0; functions.len()];
+    for (slot, (found, made)) in bases.found.iter().zip(&bases.made).enumerate() {
+        let function = functions.partition_point(|start| *start as usize <= slot);
+        if function > 0 {
+            let deepest = &mut depths[function - 1];
+            *deepest = depth(found).max(depth(made)).max(*deepest);
+        }
+    }
+    depths
+}
+
+fn solve<'a>(ops: &'a [Op], blocks: &'a [u32], functions: &[u32]) -> Bases<'a> {
     assert_eq!(ops.len(), blocks.len());
     let mut count = 0u32;
     let numbers = blocks.iter().map(|len| {
@@ -96,6 +123,7 @@ pub fn bases(ops: &[Op], blocks: &[u32], functions: &[u32]) -> Vec<Base> {
         before: vec![None; count as usize],
         work: Vec::new(),
         found: vec![Base::Unknown; ops.len()],
+        made: vec![Base::Unknown; ops.len()],
     };
     let mut entry = unknown();
     entry[1] = Base::Context(0);
@@ -107,7 +135,7 @@ pub fn bases(ops: &[Op], blocks: &[u32], functions: &[u32]) -> Vec<Base> {
     while let Some(block) = bases.work.pop() {
         bases.block(block);
     }
-    bases.found
+    bases
 }
 
 impl Bases<'_> {
@@ -191,6 +219,7 @@ impl Bases<'_> {
         }
         if writes(&op) != RegSet::NONE {
             state[dst] = written(&op, state);
+            self.made[slot] = state[dst];
         }
     }
 }
@@ -242,6 +271,16 @@ mod tests {
                 Base::Unknown,
             ]
         );
+    }
+
+    #[test]
+    fn a_function_is_as_deep_as_the_lowest_byte_it_names() {
+        let text = "*(u64 *)(r10 - 8) = 1; r2 = r10; r2 += -24; call 1; call f; r0 = 0; exit
+            f: r1 = r10; *(u8 *)(r1 - 100) = 1; exit; g: exit";
+        let code = decode(&asm(text).unwrap()).unwrap();
+        let functions = [0, 7, 10];
+        let blocks = blocks(&code.ops, &functions, Arena::None);
+        assert_eq!(stack_depths(&code.ops, &blocks, &functions), [24, 100, 0]);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::report::host_faults;
 use crate::timer::TimerId;
 use crate::vm::{FRAME_BYTES, FRAMES_MAX, Frame, NESTED_RUNS_MAX, Run, RunResult, STACK_SIZE, Vm};
 
-pub(crate) use native::{Native, compile};
+pub(crate) use native::{Native, compile, listing};
 
 /// `BPF_MAX_LOOPS`: `may_goto`s of one frame that fall through.
 const MAY_GOTO_MAX: u32 = 8 * 1024 * 1024;

@@ -208,6 +208,13 @@ pub(crate) fn call(
     answer((helper.call)(&mut ctx, args))
 }
 
+/// The kernel's name of a helper, if the engine has it.
+#[must_use]
+pub fn name_of(id: u32) -> Option<&'static str> {
+    let helper = HELPERS.get(id as usize).copied().flatten();
+    helper.map(|helper| helper.name)
+}
+
 /// What the program gets: a value, an error as a negative number, or an end.
 pub(crate) fn answer(answer: Answer) -> Result<u64, Abort> {
     match answer {

@@ -13,10 +13,14 @@
 #[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
 mod activation;
 #[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
+mod listing;
+#[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
 mod memory;
 #[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
 mod proofs;
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
+pub(crate) use listing::listing;
 #[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
 pub(crate) use mapped::{Native, compile};
 
@@ -26,7 +30,7 @@ pub(super) use activation::run;
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux", not(miri))))]
 pub(super) use refused::run;
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux", not(miri))))]
-pub(crate) use refused::{Native, compile};
+pub(crate) use refused::{Native, compile, listing};
 
 /// Why there is no machine code.
 #[derive(Debug, thiserror::Error)]
@@ -53,9 +57,9 @@ mod mapped {
     use std::sync::Arc;
 
     use harena_arena::{CompiledCode, ExtableEntry};
-    use harena_bpf::analysis::Arena;
+    use harena_bpf::analysis::{self, Arena};
     use harena_bpf::code::OpCode;
-    use harena_jit::{CodeImage, Compiler, Features, ProgramCode, Source, UserCast};
+    use harena_jit::{CodeImage, Compiler, Features, ProgramCode, Proof, Source, UserCast};
 
     use super::JitRefused;
     use super::memory::ExecMemory;
@@ -110,7 +114,10 @@ mod mapped {
         let mut compiler = Compiler::new(Features::detect());
         let codes: Vec<(ProgramCode, ContextUse)> = programs
             .iter()
-            .map(|program| add(vm, program, &mut compiler))
+            .map(|program| {
+                let prepared = Prepared::new(vm, program);
+                (compiler.add(&prepared.source(program)), prepared.context)
+            })
             .collect();
         let image = Arc::new(map(&vm.mem, &compiler.finish()?)?);
         for (program, (code, context)) in programs.iter_mut().zip(codes) {
@@ -124,34 +131,65 @@ mod mapped {
         Ok(())
     }
 
-    fn add(vm: &Vm, program: &Program, compiler: &mut Compiler) -> (ProgramCode, ContextUse) {
-        let mut functions: Vec<u32> = program.linked.funcs.iter().map(|f| f.start).collect();
-        functions.push(0);
-        let ops = &program.executable.code.ops;
-        // What type information says of functions is the file's claim.
-        functions.retain(|start| *start < program.len && ops[*start as usize].code != OpCode::Hole);
-        functions.sort_unstable();
-        functions.dedup();
-        let arena = program.arena.as_ref().map(|arena| {
-            if arena.no_user_conv {
-                UserCast::ClearHigh
-            } else {
-                UserCast::AddHigh
+    /// What the compiler is told of a program.
+    #[derive(Debug)]
+    pub(super) struct Prepared {
+        functions: Vec<u32>,
+        arena: Option<UserCast>,
+        proofs: Vec<Proof>,
+        containment: harena_jit::Containment,
+        context: ContextUse,
+    }
+
+    impl Prepared {
+        pub(super) fn new(vm: &Vm, program: &Program) -> Self {
+            let mut functions: Vec<u32> = program.linked.funcs.iter().map(|f| f.start).collect();
+            functions.push(0);
+            let ops = &program.executable.code.ops;
+            // What type information says of functions is the file's claim.
+            functions
+                .retain(|start| *start < program.len && ops[*start as usize].code != OpCode::Hole);
+            functions.sort_unstable();
+            functions.dedup();
+            let arena = program.arena.as_ref().map(|arena| {
+                if arena.no_user_conv {
+                    UserCast::ClearHigh
+                } else {
+                    UserCast::AddHigh
+                }
+            });
+            let (proofs, context) = proofs::proofs(&vm.mem, ops, &functions, has(arena));
+            Self {
+                functions,
+                arena,
+                proofs,
+                containment: match vm.mem.containment() {
+                    Containment::Mask => harena_jit::Containment::Mask,
+                    Containment::Check => harena_jit::Containment::Check,
+                },
+                context,
             }
-        });
-        let has_arena = arena.map_or(Arena::None, |_| Arena::Some);
-        let (proofs, context) = proofs::proofs(&vm.mem, ops, &functions, has_arena);
-        let code = compiler.add(&Source {
-            ops,
-            functions: &functions,
-            arena,
-            proofs: &proofs,
-            containment: match vm.mem.containment() {
-                Containment::Mask => harena_jit::Containment::Mask,
-                Containment::Check => harena_jit::Containment::Check,
-            },
-        });
-        (code, context)
+        }
+
+        pub(super) fn source<'a>(&'a self, program: &'a Program) -> Source<'a> {
+            Source {
+                ops: &program.executable.code.ops,
+                functions: &self.functions,
+                arena: self.arena,
+                proofs: &self.proofs,
+                containment: self.containment,
+            }
+        }
+
+        /// Operations of the block that begins at each slot.
+        pub(super) fn blocks(&self, program: &Program) -> Vec<u32> {
+            let ops = &program.executable.code.ops;
+            analysis::blocks(ops, &self.functions, has(self.arena))
+        }
+    }
+
+    fn has(arena: Option<UserCast>) -> Arena {
+        arena.map_or(Arena::None, |_| Arena::Some)
     }
 
     fn map(mem: &GuestMem, image: &CodeImage) -> Result<Image, JitRefused> {
@@ -187,6 +225,7 @@ mod refused {
     use super::JitRefused;
     use crate::error::Abort;
     use crate::host::Host;
+    use crate::listing::Listing;
     use crate::mem::GuestMem;
     use crate::program::Program;
     use crate::vm::Vm;
@@ -206,6 +245,10 @@ mod refused {
     }
 
     pub(crate) fn compile(_vm: &Vm, _programs: &mut [Program]) -> Result<(), JitRefused> {
+        Err(JitRefused::Machine)
+    }
+
+    pub(crate) fn listing(_vm: &Vm, _program: &Program) -> Result<Listing, JitRefused> {
         Err(JitRefused::Machine)
     }
 
