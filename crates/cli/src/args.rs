@@ -92,6 +92,22 @@ pub(crate) struct InspectArgs {
     /// Compiled object (`.bpf.o`) [default: the embedded `levels`]
     pub(crate) object: Option<PathBuf>,
 
+    /// Show the programs' instructions too, and what keeps each memory access inside; with
+    /// `--disasm=native` also the machine code of each, as it is on this machine
+    #[arg(
+        long,
+        value_enum,
+        value_name = "HOW",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "bpf"
+    )]
+    pub(crate) disasm: Option<Disasm>,
+
+    /// Show them as they are with `harena run --checked`
+    #[arg(long, requires = "disasm")]
+    pub(crate) checked: bool,
+
     /// How to print the list
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,
@@ -154,6 +170,15 @@ pub(crate) enum EngineName {
     Interp,
     /// Machine code (x86-64 Linux; elsewhere as `interp`)
     Jit,
+}
+
+/// How far down to show instructions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Disasm {
+    /// BPF instructions
+    Bpf,
+    /// And their machine code
+    Native,
 }
 
 /// For whom the output is.

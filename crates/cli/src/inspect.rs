@@ -11,6 +11,7 @@ use harena_report::{
 };
 
 use crate::args::Format;
+use crate::disasm::disassemble;
 use crate::plan::InspectPlan;
 use crate::status::Status;
 use crate::{Failure, object, output};
@@ -23,7 +24,10 @@ pub(crate) fn inspect(plan: &InspectPlan) -> Result<Status, Failure> {
     let object = object::parse(&plan.object)?;
     let kernel = Kernel::new(HZ);
     let linked = object.link(&kernel);
-    let inspection = list(&object, &kernel, &linked);
+    let mut inspection = list(&object, &kernel, &linked);
+    if let Some(how) = plan.disasm {
+        inspection.code = Some(disassemble(&object, how, plan.containment)?);
+    }
     match plan.format {
         Format::Text => output::print(&inspection.to_text())?,
         Format::Json => output::print(&inspection.to_json())?,
@@ -50,6 +54,7 @@ fn list(object: &Object, kernel: &Kernel, linked: &Result<LinkedObject, LinkErro
         kfuncs: externs(true),
         externs: externs(false),
         unsupported: unsupported(object, linked, load(object)),
+        code: None,
     }
 }
 

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod disasm;
 mod duration;
 mod failures;
 mod inspect;

@@ -14,7 +14,7 @@ use harena_scx::Topology;
 use harena_sim::{SimConfig, Workload};
 use harena_vm::{Containment, Engine};
 
-use crate::args::{EngineName, Format, InspectArgs, ProgRunArgs, RunArgs};
+use crate::args::{Disasm, EngineName, Format, InspectArgs, ProgRunArgs, RunArgs};
 use crate::failures::Failing;
 
 /// Larger files are no objects, workloads or topologies, and would only fill the memory.
@@ -240,6 +240,9 @@ impl ProgRunPlan {
 pub(crate) struct InspectPlan {
     /// What to inspect.
     pub(crate) object: Source,
+    /// Whether to show instructions, and how far down.
+    pub(crate) disasm: Option<Disasm>,
+    pub(crate) containment: Containment,
     /// How to report.
     pub(crate) format: Format,
 }
@@ -249,6 +252,8 @@ impl InspectPlan {
     pub(crate) fn new(args: &InspectArgs) -> anyhow::Result<Self> {
         Ok(Self {
             object: Source::object(args.object.as_deref())?,
+            disasm: args.disasm,
+            containment: containment(args.checked),
             format: args.format,
         })
     }

@@ -15,7 +15,7 @@ use crate::{Failure, object, output};
 /// Runs the program and prints what it did.
 pub(crate) fn run(plan: ProgRunPlan) -> Result<Status, Failure> {
     let mut program = load(&plan)?;
-    tell_jit_refused(program.vm().jit_refused());
+    tell_jit_refused(program.object().vm().jit_refused());
     let mut context = plan.context;
     let ran = program
         .run(&mut context)
@@ -28,19 +28,22 @@ pub(crate) fn run(plan: ProgRunPlan) -> Result<Status, Failure> {
             Some(name)
         }
     };
-    let stdout = program.drain_streams(StreamId::Stdout);
-    let stderr = program.drain_streams(StreamId::Stderr);
+    let object = program.object_mut();
+    let stdout = object.drain_streams(StreamId::Stdout);
+    let stderr = object.drain_streams(StreamId::Stderr);
+    let trace = object.drain_trace();
+    let vm = object.vm();
     let report = ProgramRun {
         object: plan.object.name,
         program: plan.program,
         returned: ran.as_ref().ok().map(|ran| as_int(ran.ret)),
         aborted: ran.as_ref().err().map(ToString::to_string),
-        insns: program.vm().insns_total(),
+        insns: vm.insns_total(),
         context,
         context_file,
-        violations: program.vm().violations().iter().map(violation).collect(),
-        violations_dropped: program.vm().violations_dropped(),
-        output: outputs(stdout, stderr, program.drain_trace()),
+        violations: vm.violations().iter().map(violation).collect(),
+        violations_dropped: vm.violations_dropped(),
+        output: outputs(stdout, stderr, trace),
     };
     match plan.format {
         Format::Text => output::print(&report.to_text())?,

@@ -7,6 +7,7 @@ use std::fmt::{self, Write};
 
 use serde::Serialize;
 
+use crate::disassembly::Disassembly;
 use crate::table::Table;
 use crate::{escape, json, units};
 
@@ -31,6 +32,9 @@ pub struct Inspection {
     pub externs: Vec<ExternInfo>,
     /// What does not work and why.
     pub unsupported: Vec<Unsupported>,
+    /// The programs' instructions, if asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<Vec<Disassembly>>,
 }
 
 /// One ops table.
@@ -159,6 +163,9 @@ impl Inspection {
         }
         write_externs(out, "kfunc", &self.kfuncs)?;
         write_externs(out, "extern", &self.externs)?;
+        for code in self.code.iter().flatten() {
+            code.write_text(out)?;
+        }
         if self.unsupported.is_empty() {
             return writeln!(out, "\nunsupported none");
         }

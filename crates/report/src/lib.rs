@@ -14,6 +14,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod disassembly;
 mod escape;
 mod inspection;
 mod program_run;
@@ -22,6 +23,7 @@ mod table;
 mod text;
 mod units;
 
+pub use disassembly::{Disassembly, FunctionInfo, InsnInfo, NativeCode, NativeInsn, NativeShared};
 pub use escape::{escape, escape_lines};
 pub use inspection::{
     ArenaInfo, ExternInfo, Inspection, MapInfo, OpInfo, OpsInfo, ProgramInfo, Unsupported,
