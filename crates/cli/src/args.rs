@@ -77,6 +77,10 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) checked: bool,
 
+    /// Write /tmp/perf-PID.map, from which Linux `perf` learns the names of machine code
+    #[arg(long)]
+    pub(crate) perf_map: bool,
+
     /// How to print the report
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,
@@ -157,6 +161,10 @@ pub(crate) struct ProgRunArgs {
     /// one is reported. Otherwise one that happens to lead to memory is not
     #[arg(long)]
     pub(crate) checked: bool,
+
+    /// Write /tmp/perf-PID.map, from which Linux `perf` learns the names of machine code
+    #[arg(long)]
+    pub(crate) perf_map: bool,
 
     /// How to print the report
     #[arg(long, value_enum, default_value_t = Format::Text)]

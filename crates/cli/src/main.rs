@@ -16,6 +16,7 @@ mod failures;
 mod inspect;
 mod object;
 mod output;
+mod perf_map;
 mod plan;
 mod prog;
 mod progress;

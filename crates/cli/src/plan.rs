@@ -99,8 +99,18 @@ pub(crate) struct RunPlan {
     /// How programs are executed.
     pub(crate) engine: Engine,
     pub(crate) containment: Containment,
+    pub(crate) perf_map: PerfMap,
     /// How to report.
     pub(crate) report: Report,
+}
+
+/// Whether to tell `perf` where machine code lies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum PerfMap {
+    /// It is not asked for.
+    None,
+    /// Write the file.
+    Write,
 }
 
 /// What to print.
@@ -139,6 +149,7 @@ impl RunPlan {
             },
             engine: engine(args.engine),
             containment: containment(args.checked),
+            perf_map: perf_map(args.perf_map),
             report: if args.quiet {
                 Report::Nothing
             } else {
@@ -164,6 +175,14 @@ const fn containment(checked: bool) -> Containment {
         Containment::Check
     } else {
         Containment::Mask
+    }
+}
+
+const fn perf_map(asked_for: bool) -> PerfMap {
+    if asked_for {
+        PerfMap::Write
+    } else {
+        PerfMap::None
     }
 }
 
@@ -204,6 +223,7 @@ pub(crate) struct ProgRunPlan {
     /// How it is executed.
     pub(crate) engine: Engine,
     pub(crate) containment: Containment,
+    pub(crate) perf_map: PerfMap,
     /// How to report.
     pub(crate) format: Format,
 }
@@ -230,6 +250,7 @@ impl ProgRunPlan {
             settings,
             engine: engine(args.engine),
             containment: containment(args.checked),
+            perf_map: perf_map(args.perf_map),
             format: args.format,
         })
     }

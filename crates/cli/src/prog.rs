@@ -7,15 +7,18 @@ use harena_report::ProgramRun;
 use harena_vm::StreamId;
 
 use crate::args::Format;
-use crate::plan::ProgRunPlan;
+use crate::plan::{PerfMap, ProgRunPlan};
 use crate::run::{outputs, tell_jit_refused, violation};
 use crate::status::Status;
-use crate::{Failure, object, output};
+use crate::{Failure, object, output, perf_map};
 
 /// Runs the program and prints what it did.
 pub(crate) fn run(plan: ProgRunPlan) -> Result<Status, Failure> {
     let mut program = load(&plan)?;
     tell_jit_refused(program.object().vm().jit_refused());
+    if plan.perf_map == PerfMap::Write {
+        perf_map::write(&program.object().vm().code_ranges(), "bpf_prog_")?;
+    }
     let mut context = plan.context;
     let ran = program
         .run(&mut context)

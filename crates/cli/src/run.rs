@@ -11,10 +11,10 @@ use harena_sim::{Outcome, SimError, Simulation};
 use harena_vm::{StreamId, ViolationKind};
 
 use crate::args::Format;
-use crate::plan::{Report, RunPlan};
+use crate::plan::{PerfMap, Report, RunPlan};
 use crate::progress::{Progress, Show};
 use crate::status::Status;
-use crate::{Failure, object, output, results, stats};
+use crate::{Failure, object, output, perf_map, results, stats};
 
 /// The watchdog's limit if the scheduler does not set one.
 const TIMEOUT_MS_DEFAULT: u64 = 30_000;
@@ -27,6 +27,11 @@ pub(crate) fn run(plan: &RunPlan) -> Result<Status, Failure> {
     let mut simulation = prepare(plan)?;
     if plan.report != Report::Nothing {
         tell_jit_refused(simulation.scheduler().jit_refused());
+    }
+    if plan.perf_map == PerfMap::Write {
+        let scheduler = simulation.scheduler();
+        let prefix = format!("bpf_prog_{}_", scheduler.config().name);
+        perf_map::write(&scheduler.code_ranges(), &prefix)?;
     }
     let (outcome, wall) = simulate(plan, &mut simulation)?;
     let mut results = collect(plan, simulation.scheduler(), &outcome, wall);

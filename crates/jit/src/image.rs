@@ -80,6 +80,8 @@ pub struct ProgramCode {
     pub entry: u32,
     /// First slots of its functions, in order, and the offset of each, for `Context::target`.
     pub functions: Vec<(u32, u32)>,
+    /// Offset behind its operations: rare paths of all of them follow.
+    pub rare: u32,
     /// Offset behind the code of its own; what follows serves every program alike.
     pub shared: u32,
     /// Offset behind all its code.

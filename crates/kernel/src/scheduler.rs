@@ -4,7 +4,7 @@ use harena_abi::{ArenaOffset, Cpu, Errno, KernAddr, Tid, UserAddr};
 use harena_bpf::btf::{LayoutError, PathError, Value};
 use harena_bpf::{LinkedObject, MapType};
 use harena_scx::{CpuSet, Cx, DumpCtx, ExitInfo, ExitTask, InitTask, OpsConfig, SchedOps};
-use harena_vm::{Abort, Loaded, MapId, MemFault, StreamId, Violation, Vm};
+use harena_vm::{Abort, CodeRange, Loaded, MapId, MemFault, StreamId, Violation, Vm};
 use thiserror::Error;
 
 use crate::sched::Attached;
@@ -119,6 +119,13 @@ impl BpfScheduler {
     #[must_use]
     pub fn jit_refused(&self) -> Option<&str> {
         self.vm.jit_refused()
+    }
+
+    /// Where the programs' machine code lies in this process, for profilers; nothing of
+    /// interpreted ones.
+    #[must_use]
+    pub fn code_ranges(&self) -> Vec<CodeRange> {
+        self.vm.code_ranges()
     }
 
     /// BPF instructions executed so far.

@@ -63,7 +63,7 @@ pub use host::{
 };
 pub use kfuncs::{GENERIC_KFUNC_BASE, GENERIC_KFUNC_PROTOS, generic_kfuncs};
 pub use layout::Region;
-pub use listing::{CodePart, ListedFunction, ListedSlot, Listing, PartOf};
+pub use listing::{CodePart, CodeRange, ListedFunction, ListedSlot, Listing, PartOf};
 pub use maps::{Map, MapId, MapKind, UpdateFlags};
 pub use mem::GuestMem;
 pub use program::{Containment, Engine, ProgId, Program, line_text};

@@ -37,6 +37,21 @@ pub struct ListedFunction {
     pub stack: u32,
 }
 
+/// Where machine code of a program lies in this process, for profilers.
+///
+/// Addresses differ from run to run: whoever prints them gives up that equal runs print equal
+/// bytes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CodeRange {
+    /// Address of its first byte.
+    pub start: usize,
+    /// Bytes.
+    pub len: usize,
+    /// The program, for a function other than its first also that, as in `program_function`; parts
+    /// that belong to no function end in `[entry]`, `[rare]` or `[shared]`.
+    pub symbol: String,
+}
+
 /// A part of machine code.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CodePart {

@@ -18,7 +18,7 @@ use crate::error::{
 use crate::exec::{self, Entry};
 use crate::host::{ContextSet, Host, KfuncDesc, Sleepable};
 use crate::layout::{CPU_COUNT_MAX, Region};
-use crate::listing::Listing;
+use crate::listing::{CodeRange, Listing};
 use crate::maps::{Map, MapId};
 use crate::mem::GuestMem;
 use crate::program::{Containment, Engine, ProgId, Program};
@@ -318,6 +318,16 @@ impl Vm {
         exec::listing(self, self.program(prog)).map_err(|refused| NoMachineCode {
             reason: refused.to_string(),
         })
+    }
+
+    /// Where the programs' machine code lies in this process; nothing of interpreted ones.
+    #[must_use]
+    pub fn code_ranges(&self) -> Vec<CodeRange> {
+        let ranges = self.programs.iter().filter_map(|program| {
+            let native = program.executable.native.as_ref()?;
+            Some(native.ranges(program))
+        });
+        ranges.flatten().collect()
     }
 
     /// A map; numbers come from [`Vm::load`].

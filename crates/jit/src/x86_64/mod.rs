@@ -316,12 +316,14 @@ impl Emitter<'_> {
                 self.op(at, &op);
             }
         }
+        let rare = self.compiler.here();
         self.rare_paths();
         let shared = self.compiler.here();
         self.common_paths();
         ProgramCode {
             entry,
             functions,
+            rare,
             shared,
             end: self.compiler.here(),
         }

@@ -31,29 +31,25 @@ pub(crate) fn listing(vm: &Vm, program: &Program) -> Result<Listing, JitRefused>
     let mut compiler = Compiler::new(Features::detect());
     let code = compiler.add(&source);
     let image = compiler.finish()?;
-    // Decoding put an end behind the program's own slots.
-    let last = program.len;
     Ok(Listing {
         slots,
         functions,
-        parts: parts(&image, &code, last),
+        parts: parts(&image, &code),
         code: image.bytes,
     })
 }
 
-/// Each line of the image goes on until the next. Rare paths lie behind the last operation.
-fn parts(image: &CodeImage, code: &ProgramCode, last: u32) -> Vec<CodePart> {
+/// Each line of the image goes on until the next.
+fn parts(image: &CodeImage, code: &ProgramCode) -> Vec<CodePart> {
     let mut starts = vec![(code.entry, PartOf::Entry)];
-    let mut is_rare = false;
-    for line in &image.lines {
-        let of = if is_rare {
-            PartOf::Rare(line.slot)
-        } else {
+    starts.extend(image.lines.iter().map(|line| {
+        let of = if line.offset < code.rare {
             PartOf::Slot(line.slot)
+        } else {
+            PartOf::Rare(line.slot)
         };
-        starts.push((line.offset, of));
-        is_rare |= line.slot == last;
-    }
+        (line.offset, of)
+    }));
     starts.push((code.shared, PartOf::Shared));
     let ends = starts.iter().skip(1).map(|(start, _)| *start);
     let ends = ends.chain([code.end]);

@@ -64,6 +64,7 @@ mod mapped {
     use super::JitRefused;
     use super::memory::ExecMemory;
     use super::proofs::{self, ContextUse};
+    use crate::listing::CodeRange;
     use crate::mem::GuestMem;
     use crate::program::{Containment, Program};
     use crate::vm::Vm;
@@ -106,6 +107,33 @@ mod mapped {
                 entry: start + self.code.entry as usize,
                 target: start + offset as usize,
             })
+        }
+
+        /// Where the code of `program`, whose it is, lies.
+        pub(crate) fn ranges(&self, program: &Program) -> Vec<CodeRange> {
+            let name = program.name();
+            let code = &self.code;
+            let mut starts = vec![(code.entry, format!("{name}[entry]"))];
+            starts.extend(code.functions.iter().map(|(slot, offset)| {
+                let function = program.linked.func_at(*slot).filter(|_| *slot != 0);
+                let symbol = match function {
+                    Some(function) => format!("{name}_{}", function.name),
+                    None => name.to_owned(),
+                };
+                (*offset, symbol)
+            }));
+            starts.push((code.rare, format!("{name}[rare]")));
+            starts.push((code.shared, format!("{name}[shared]")));
+            let ends = starts.iter().skip(1).map(|(start, _)| *start);
+            let ends: Vec<u32> = ends.chain([code.end]).collect();
+            let base = self.image.memory.address();
+            let ranges = starts.into_iter().zip(ends);
+            let ranges = ranges.map(|((start, symbol), end)| CodeRange {
+                start: base + start as usize,
+                len: (end - start) as usize,
+                symbol,
+            });
+            ranges.filter(|range| range.len > 0).collect()
         }
     }
 
@@ -225,7 +253,7 @@ mod refused {
     use super::JitRefused;
     use crate::error::Abort;
     use crate::host::Host;
-    use crate::listing::Listing;
+    use crate::listing::{CodeRange, Listing};
     use crate::mem::GuestMem;
     use crate::program::Program;
     use crate::vm::Vm;
@@ -240,6 +268,10 @@ mod refused {
 
     impl Native {
         pub(crate) fn function(&self, _mem: &GuestMem, _slot: u32, _r1: u64) -> Option<Function> {
+            match *self {}
+        }
+
+        pub(crate) fn ranges(&self, _program: &Program) -> Vec<CodeRange> {
             match *self {}
         }
     }
