@@ -20,6 +20,8 @@ pub struct Listing {
 pub struct ListedSlot {
     /// Operations of the basic block that begins here, else 0.
     pub block: u32,
+    /// Whether control may arrive here, as far as constants say.
+    pub is_reached: bool,
     /// Where it may jump to.
     pub jumps_to: Option<u32>,
     /// What keeps its memory access inside, if it makes one.

@@ -20,6 +20,8 @@
     )
 )]
 
+use std::collections::BTreeSet;
+
 use crate::analysis::live::{RegSet, writes};
 use crate::code::{Class, Op, OpCode};
 
@@ -63,7 +65,17 @@ fn unknown() -> State {
     state
 }
 
+/// Which ways out of a branch are gone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Branches {
+    /// Both, whatever is known: what replaces a check must not hang on more than it needs.
+    Both,
+    /// Only the one that a comparison of constants leaves.
+    Decided,
+}
+
 struct Bases<'a> {
+    branches: Branches,
     ops: &'a [Op],
     /// Operations of the block that begins at each slot, else 0.
     blocks: &'a [u32],
@@ -76,6 +88,8 @@ struct Bases<'a> {
     found: Vec<Base>,
     /// What each operation leaves in its destination.
     made: Vec<Base>,
+    /// Whether control arrives there.
+    reached: Vec<bool>,
 }
 
 /// Where each memory operation goes: what its base register is, plus its offset. `blocks` are
@@ -83,7 +97,7 @@ struct Bases<'a> {
 /// functions, which may be entered with anything in their registers.
 #[must_use]
 pub fn bases(ops: &[Op], blocks: &[u32], functions: &[u32]) -> Vec<Base> {
-    solve(ops, blocks, functions).found
+    solve(ops, blocks, functions, Branches::Both).found
 }
 
 /// How many bytes below r10 each function names, by an access or as an address; what it computes
@@ -91,7 +105,7 @@ pub fn bases(ops: &[Op], blocks: &[u32], functions: &[u32]) -> Vec<Base> {
 #[must_use]
 pub fn stack_depths(ops: &[Op], blocks: &[u32], functions: &[u32]) -> Vec<u32> {
     assert!(functions.is_sorted());
-    let bases = solve(ops, blocks, functions);
+    let bases = solve(ops, blocks, functions, Branches::Both);
     let depth = |base: &Base| match *base {
         Base::Frame(off) => u32::try_from(off.saturating_neg()).unwrap_or(0),
         Base::Unknown | Base::Context(_) | Base::Address(_) => 0,
@@ -107,7 +121,19 @@ pub fn stack_depths(ops: &[Op], blocks: &[u32], functions: &[u32]) -> Vec<u32> {
     depths
 }
 
-fn solve<'a>(ops: &'a [Op], blocks: &'a [u32], functions: &[u32]) -> Bases<'a> {
+/// Which slots control may arrive at: not those behind a comparison of constants that goes the
+/// other way, nor functions that are called from such places only. A function that nobody calls
+/// may be a callback, and counts as reached.
+#[must_use]
+pub fn reached(ops: &[Op], blocks: &[u32], functions: &[u32]) -> Vec<bool> {
+    let calls = ops.iter().filter(|op| op.code == OpCode::CallFunction);
+    let called: BTreeSet<u32> = calls.map(|op| op.off.cast_unsigned()).collect();
+    let entries = functions.iter().filter(|start| !called.contains(start));
+    let entries: Vec<u32> = entries.copied().collect();
+    solve(ops, blocks, &entries, Branches::Decided).reached
+}
+
+fn solve<'a>(ops: &'a [Op], blocks: &'a [u32], functions: &[u32], branches: Branches) -> Bases<'a> {
     assert_eq!(ops.len(), blocks.len());
     let mut count = 0u32;
     let numbers = blocks.iter().map(|len| {
@@ -117,6 +143,7 @@ fn solve<'a>(ops: &'a [Op], blocks: &'a [u32], functions: &[u32]) -> Bases<'a> {
     });
     let numbers = numbers.collect();
     let mut bases = Bases {
+        branches,
         ops,
         blocks,
         numbers,
@@ -124,6 +151,7 @@ fn solve<'a>(ops: &'a [Op], blocks: &'a [u32], functions: &[u32]) -> Bases<'a> {
         work: Vec::new(),
         found: vec![Base::Unknown; ops.len()],
         made: vec![Base::Unknown; ops.len()],
+        reached: vec![false; ops.len()],
     };
     let mut entry = unknown();
     entry[1] = Base::Context(0);
@@ -176,7 +204,11 @@ impl Bases<'_> {
         match op.code.class() {
             Class::Exit | Class::End => return,
             Class::Jump => return self.reach(target, &state),
-            Class::Branch => self.reach(target, &state),
+            Class::Branch => match self.decided(&op, &state) {
+                None => self.reach(target, &state),
+                Some(true) => return self.reach(target, &state),
+                Some(false) => {}
+            },
             Class::CallFunction => self.reach(target, &unknown()),
             Class::AluK | Class::AluX | Class::Move | Class::Set | Class::Call => {}
             Class::CastToKernel | Class::CastToUser => {}
@@ -184,6 +216,14 @@ impl Bases<'_> {
         }
         let next = self.behind(slot);
         self.reach(next, &state);
+    }
+
+    /// Whether a branch is taken, if that is certain and matters.
+    fn decided(&self, op: &Op, state: &State) -> Option<bool> {
+        match (self.branches, state[usize::from(op.dst)]) {
+            (Branches::Decided, Base::Address(number)) => is_taken(op, number),
+            (Branches::Decided | Branches::Both, _) => None,
+        }
     }
 
     /// The slot behind an operation.
@@ -196,6 +236,7 @@ impl Bases<'_> {
     }
 
     fn step(&mut self, slot: usize, state: &mut State) {
+        self.reached[slot] = true;
         let op = self.ops[slot];
         let (dst, src) = (usize::from(op.dst), usize::from(op.src));
         match op.code.class() {
@@ -221,6 +262,18 @@ impl Bases<'_> {
             state[dst] = written(&op, state);
             self.made[slot] = state[dst];
         }
+    }
+}
+
+/// Whether a comparison of a number with a constant holds, where programs ask what exists.
+fn is_taken(op: &Op, number: u64) -> Option<bool> {
+    const LOW: u64 = 0xffff_ffff;
+    match op.code {
+        OpCode::Jeq64K => Some(number == op.imm),
+        OpCode::Jne64K => Some(number != op.imm),
+        OpCode::Jeq32K => Some(number & LOW == op.imm & LOW),
+        OpCode::Jne32K => Some(number & LOW != op.imm & LOW),
+        _ => None,
     }
 }
 
@@ -281,6 +334,31 @@ mod tests {
         let functions = [0, 7, 10];
         let blocks = blocks(&code.ops, &functions, Arena::None);
         assert_eq!(stack_depths(&code.ops, &blocks, &functions), [24, 100, 0]);
+    }
+
+    #[test]
+    fn branches_of_constants_go_one_way() {
+        let missed = |text: &str, functions: &[u32]| {
+            let code = decode(&asm(text).unwrap()).unwrap();
+            let blocks = blocks(&code.ops, functions, Arena::None);
+            let reached = reached(&code.ops, &blocks, functions);
+            let slots = (0..code.ops.len() - 1).filter(|slot| !reached[*slot]);
+            slots.collect::<Vec<_>>()
+        };
+        let text = "r1 = 0; if r1 == 0 goto a; r2 = 1; a: r0 = 0; exit";
+        assert_eq!(missed(text, &[0]), [2]);
+        let text = "r1 = 1; if w1 != 1 goto a; r2 = 1; exit; a: r0 = 0; exit";
+        assert_eq!(missed(text, &[0]), [4, 5]);
+        // What is called from there only is not reached either; a callback may be.
+        let text = "r1 = 0; if r1 == 0 goto a; call f; a: exit; f: exit; g: exit";
+        assert_eq!(missed(text, &[0, 4, 5]), [2, 4]);
+        // Two constants, or one that nobody knows, may be anything.
+        let text = "if r1 == 0 goto a; r2 = 1; goto b; a: r2 = 0; b: if r2 == 0 goto c; r0 = 1
+            c: exit";
+        assert_eq!(missed(text, &[0]), [0; 0]);
+        // Around a loop, the number changes.
+        let text = "r1 = 0; again: if r1 != 0 goto a; r1 += 1; goto again; a: exit";
+        assert_eq!(missed(text, &[0]), [0; 0]);
     }
 
     #[test]

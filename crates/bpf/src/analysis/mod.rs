@@ -4,6 +4,7 @@
 //! |---|---|
 //! | through which registers does a program reach its arena? | [`mark`] |
 //! | where does a memory operation go for certain? | [`bases`] |
+//! | which of its code is dead on this kernel? | [`reached`] |
 //! | how much of its frame does a function use? | [`stack_depths`] |
 //! | which registers does it still need behind a call? | [`live_after`] |
 //! | what must be counted at once, where may execution arrive? | [`blocks`] |
@@ -13,7 +14,7 @@ mod blocks;
 mod live;
 mod space;
 
-pub use bases::{Base, bases, stack_depths};
+pub use bases::{Base, bases, reached, stack_depths};
 pub use blocks::{Arena, block_lengths as blocks};
 pub use live::{RegSet, live_after, reads, writes};
 pub use space::{Space, mark};

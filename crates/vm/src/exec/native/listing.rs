@@ -15,9 +15,11 @@ pub(crate) fn listing(vm: &Vm, program: &Program) -> Result<Listing, JitRefused>
     let prepared = Prepared::new(vm, program);
     let source = prepared.source(program);
     let blocks = prepared.blocks(program);
+    let reached = analysis::reached(source.ops, &blocks, source.functions);
     let slots = source.ops.iter().zip(&blocks).enumerate();
     let slots = slots.map(|(slot, (op, block))| ListedSlot {
         block: *block,
+        is_reached: reached[slot],
         jumps_to: Some(op.off.cast_unsigned())
             .filter(|_| matches!(op.code.class(), Class::Jump | Class::Branch)),
         contained: source.contained(slot),
