@@ -21,6 +21,7 @@
 
 // True if the kernel has this (weak) kfunc; the loader turns a missing one into address 0.
 #define bpf_ksym_exists(sym) (!!(void *)(sym))
+#define bpf_core_field_exists(field) __builtin_preserve_field_info(field, 2)
 
 // Helpers are called by number: clang turns a call through a constant pointer into `call imm`.
 static void *(*const bpf_task_storage_get)(void *map, struct task_struct *task, void *value,

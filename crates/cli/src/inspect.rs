@@ -5,7 +5,7 @@
 
 use harena_bpf::btf::Value;
 use harena_bpf::{ExternKind, KernelSymbols, LinkError, LinkedObject, MapType, Object, ProgType};
-use harena_kernel::{BpfScheduler, Kernel, LoadError, LoadOptions};
+use harena_kernel::{BpfScheduler, Kernel, LoadError, LoadOptions, LoadedObject};
 use harena_report::{
     ArenaInfo, ExternInfo, Inspection, MapInfo, OpInfo, OpsInfo, ProgramInfo, Unsupported,
 };
@@ -37,6 +37,8 @@ pub(crate) fn inspect(plan: &InspectPlan) -> Result<Status, Failure> {
 
 fn list(object: &Object, kernel: &Kernel, linked: &Result<LinkedObject, LinkError>) -> Inspection {
     let linked = linked.as_ref();
+    let traps = traps(object, linked.ok()).into_iter();
+    let (traps, absent): (Vec<_>, Vec<_>) = traps.partition(|trap| trap.is_reached);
     let externs = |is_kfunc: bool| {
         let of_kind = object
             .externs()
@@ -53,7 +55,8 @@ fn list(object: &Object, kernel: &Kernel, linked: &Result<LinkedObject, LinkErro
         arenas: arenas(object),
         kfuncs: externs(true),
         externs: externs(false),
-        unsupported: unsupported(object, linked, load(object)),
+        unsupported: unsupported(object, &traps, load(object)),
+        absent: absent.into_iter().map(Trap::absent).collect(),
         code: None,
     }
 }
@@ -168,7 +171,7 @@ fn load(object: &Object) -> anyhow::Result<Vec<String>> {
 /// Everything that fails to link or load, traps when reached, or is never run.
 fn unsupported(
     object: &Object,
-    linked: Result<&LinkedObject, &LinkError>,
+    traps: &[Trap],
     loaded: anyhow::Result<Vec<String>>,
 ) -> Vec<Unsupported> {
     let mut list = Vec::new();
@@ -182,12 +185,10 @@ fn unsupported(
             why: "it is never called here".to_owned(),
         })),
     }
-    for program in linked.iter().flat_map(|linked| &linked.programs) {
-        list.extend(program.poisoned.iter().map(|(insn, why)| Unsupported {
-            what: place(program, *insn),
-            why: format!("{why}; the program may load, but not reach this"),
-        }));
-    }
+    list.extend(traps.iter().map(|trap| Unsupported {
+        what: trap.place.clone(),
+        why: format!("{}; the program may load, but not reach this", trap.why),
+    }));
     for program in object.programs().iter().filter(|p| p.autoload) {
         let kind = program.prog_type.map_or("unknown", ProgType::name);
         let but = match program.prog_type {
@@ -201,6 +202,50 @@ fn unsupported(
         });
     }
     list
+}
+
+/// An instruction that must not be executed.
+#[derive(Debug)]
+struct Trap {
+    place: String,
+    why: String,
+    /// Whether it may be, as far as one can tell.
+    is_reached: bool,
+}
+
+impl Trap {
+    fn absent(self) -> Unsupported {
+        Unsupported {
+            what: self.place,
+            why: self.why,
+        }
+    }
+}
+
+/// All traps in an object's programs. Where there is no compiler to ask, each may be reached.
+fn traps(object: &Object, linked: Option<&LinkedObject>) -> Vec<Trap> {
+    let loaded = LoadedObject::load(object.clone(), &LoadOptions::default()).ok();
+    let listing = |program: &str| {
+        let loaded = loaded.as_ref()?;
+        let (_, id) = loaded
+            .programs()
+            .find(|(linked, _)| linked.name == program)?;
+        loaded.vm().listing(id).ok()
+    };
+    let mut traps = Vec::new();
+    for program in linked.iter().flat_map(|linked| &linked.programs) {
+        if program.poisoned.is_empty() {
+            continue;
+        }
+        let listing = listing(&program.name);
+        let slots = listing.map_or_else(Vec::new, |listing| listing.slots);
+        traps.extend(program.poisoned.iter().map(|(insn, why)| Trap {
+            place: place(program, *insn),
+            why: why.to_string(),
+            is_reached: slots.get(*insn as usize).is_none_or(|slot| slot.is_reached),
+        }));
+    }
+    traps
 }
 
 fn place(program: &harena_bpf::LinkedProgram, insn: u32) -> String {

@@ -307,6 +307,31 @@ fn inspect_lists_what_an_object_holds_and_what_stands_in_its_way() {
 }
 
 #[test]
+fn what_is_absent_and_asked_for_first_is_not_unsupported() {
+    let path = object("tests/weak");
+    let list = json(&harena(&["inspect", &path, "--format", "json"]));
+    let whats = |key: &str| {
+        let entries = list[key].as_array().expect("a documented key").iter();
+        let whats = entries.map(|entry| entry["what"].as_str().expect("a text"));
+        whats.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let place = |program, insn, line| {
+        format!("program `{program}`, insn {insn} (./bpf/tests/weak.bpf.c:{line})")
+    };
+    let guarded = [(6, 29), (10, 33), (24, 20)];
+    let guarded = guarded.map(|(insn, line)| place("weak_enqueue", insn, line));
+    assert_eq!(whats("absent"), guarded);
+    assert_eq!(whats("unsupported"), [place("weak_running", 3, 41)]);
+    assert_eq!(
+        list["absent"][0]["why"],
+        "kfunc `scx_bpf_never_was` does not exist in this kernel"
+    );
+    // A run, which would end there, agrees.
+    let run = harena(&["run", &path, "-d", "100ms", "-q"]);
+    assert_eq!((run.code, run.stderr.as_str()), (0, ""));
+}
+
+#[test]
 fn keys_of_a_workload_without_effect_are_noted() {
     let path = concat!(env!("CARGO_TARGET_TMPDIR"), "/noted.json");
     let text = r#"{"global": {"calibration": "CPU0"}, "tasks": {"a": {"run": 10, "sleep": 10}}}"#;

@@ -1,7 +1,8 @@
 //! What an object holds and needs, as plain names and numbers.
 //!
 //! Everything that would stop the object from loading, or trap when reached, is in
-//! `unsupported` with its reason; an empty list means that it loads.
+//! `unsupported` with its reason; an empty list means that it loads. What would trap and is never
+//! reached is in `absent`.
 
 use std::fmt::{self, Write};
 
@@ -32,6 +33,8 @@ pub struct Inspection {
     pub externs: Vec<ExternInfo>,
     /// What does not work and why.
     pub unsupported: Vec<Unsupported>,
+    /// What the kernel does not have and the programs ask for, but never reach.
+    pub absent: Vec<Unsupported>,
     /// The programs' instructions, if asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<Vec<Disassembly>>,
@@ -165,6 +168,12 @@ impl Inspection {
         write_externs(out, "extern", &self.externs)?;
         for code in self.code.iter().flatten() {
             code.write_text(out)?;
+        }
+        if !self.absent.is_empty() {
+            writeln!(out, "\nabsent, never reached: {}", self.absent.len())?;
+            for a in &self.absent {
+                writeln!(out, "  {}: {}", escape(&a.what), escape(&a.why))?;
+            }
         }
         if self.unsupported.is_empty() {
             return writeln!(out, "\nunsupported none");

@@ -279,6 +279,7 @@ fn inspection() -> Inspection {
         value: value.to_owned(),
     };
     Inspection {
+        absent: Vec::new(),
         code: None,
         object: "x\x1b[31m.bpf.o".to_owned(),
         license: "GPL".to_owned(),
