@@ -1,7 +1,7 @@
 //! `harena inspect --disasm`: what programs are made of, and what becomes of each instruction.
 //!
 //! Which accesses are proven, and how each other one is contained, is the compiler's own word
-//! ([`Vm::listing`]). Machine code is that of a program compiled alone, for this machine; offsets
+//! (`Vm::listing`). Machine code is that of a program compiled alone, for this machine; offsets
 //! in it begin at 0, and it names no address of its own.
 
 use std::collections::BTreeMap;

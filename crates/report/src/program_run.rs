@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::results::{Output, Violation};
 use crate::text::{plural, write_outputs, write_violations};
-use crate::{escape, json, units};
+use crate::{escape, json};
 
 /// Bytes of a context on a line of text.
 const ROW: usize = 16;
@@ -95,8 +95,8 @@ impl ProgramRun {
         if self.context.is_empty() {
             return Ok(());
         }
-        let size = units::count(self.context.len() as u64);
-        write!(out, "context     {size} bytes")?;
+        let size = plural(self.context.len() as u64, "byte");
+        write!(out, "context     {size}")?;
         if let Some(file) = &self.context_file {
             return writeln!(out, ", written to {}", escape(file));
         }
