@@ -20,6 +20,7 @@ impl Vm {
             Storage::Array { .. }
             | Storage::Keyed { .. }
             | Storage::Queue { .. }
+            | Storage::Trie(_)
             | Storage::RingBuf(_) => None,
         }
     }
@@ -78,6 +79,16 @@ impl Vm {
         self.maps[map.index()].keys()
     }
 
+    /// The key behind `after` (`BPF_MAP_GET_NEXT_KEY`), or the first one. As in the kernel, a key
+    /// that is not there means the first one, too.
+    pub fn map_next_key(&self, map: MapId, after: Option<&[u8]>) -> Result<Box<[u8]>, Errno> {
+        let map = &self.maps[map.index()];
+        if after.is_some_and(|key| key.len() != map.key_len()) {
+            return Err(Errno::EINVAL);
+        }
+        map.key_after(after)
+    }
+
     /// Takes the complete records of a ring buffer.
     pub fn ringbuf_drain(&mut self, map: MapId) -> Vec<Vec<u8>> {
         let ring = self.maps[map.index()].ring();
@@ -118,6 +129,7 @@ impl Map {
             | MapKind::PercpuHash
             | MapKind::PercpuArray
             | MapKind::LruHash
+            | MapKind::LpmTrie
             | MapKind::Queue
             | MapKind::Stack
             | MapKind::RingBuf

@@ -53,6 +53,7 @@ pub(super) fn for_each_map_elem(
         return Err(Errno::EINVAL.into());
     }
     let id = ctx.map_id(map)?;
+    ctx.check_walk(id)?;
     let slot = callback_slot(ctx, callback)?;
     let key_size = u64::from(ctx.vm.map(id).spec().key_size);
     let key_at = ctx.vm.mem.alloc(Region::Contexts, key_size, 8)?;

@@ -3,7 +3,7 @@
 use harena_abi::{Cpu, Errno, KernAddr};
 
 use super::{Answer, Ctx, Fail};
-use crate::maps::{Commit, Map, MapId, MapKind, RingBuf, Take, UpdateFlags};
+use crate::maps::{BPF_F_LOCK, Commit, Map, MapId, MapKind, RingBuf, Storage, Take, UpdateFlags};
 
 fn key(ctx: &mut Ctx<'_>, map: MapId, key: u64) -> Result<Vec<u8>, Fail> {
     let size = ctx.vm.map(map).spec().key_size;
@@ -45,6 +45,11 @@ fn lookup_on(ctx: &mut Ctx<'_>, map: u64, key_at: u64, cpu: Cpu) -> Answer {
         return Ok(pointer(found));
     }
     let key = key(ctx, id, key_at)?;
+    if let Storage::Trie(trie) = &ctx.vm.map(id).storage {
+        let found = trie.lookup(&key);
+        ctx.vm.charge(found.steps)?;
+        return Ok(pointer(found.value));
+    }
     Ok(pointer(ctx.vm.maps[id.index()].lookup(&key, cpu)))
 }
 
@@ -53,6 +58,10 @@ pub(super) fn update(ctx: &mut Ctx<'_>, [map, key_at, value, flags, _]: [u64; 5]
     let id = ctx.map_id(map)?;
     let key = key(ctx, id, key_at)?;
     let value = ctx.bytes(value, u64::from(ctx.vm.map(id).spec().value_size))?;
+    let takes_lock = ctx.vm.map(id).kind() != MapKind::LpmTrie;
+    if !takes_lock && flags & BPF_F_LOCK != 0 {
+        return Err(Errno::EINVAL.into());
+    }
     let flags = UpdateFlags::from_raw(flags)?;
     charge_element(ctx, id)?;
     ctx.vm.map_update(id, &key, &value, flags, ctx.host)?;

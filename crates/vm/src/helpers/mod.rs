@@ -15,7 +15,7 @@ use harena_abi::{Errno, KernAddr};
 
 use crate::error::{Abort, AbortCause, MemFault, OutOfGuestMemory};
 use crate::host::{Call, Host};
-use crate::maps::MapId;
+use crate::maps::{MapId, MapKind};
 use crate::program::Program;
 use crate::vm::Vm;
 
@@ -102,6 +102,32 @@ impl Ctx<'_> {
             .mem
             .write_as_program(KernAddr::new(addr), bytes)
             .map_err(|fault| self.fault(fault))
+    }
+
+    /// Refuses to walk over the elements of a map that has no order for programs.
+    pub(crate) fn check_walk(&self, id: MapId) -> Result<(), Fail> {
+        let map = self.vm.map(id);
+        match map.kind() {
+            MapKind::Array
+            | MapKind::PercpuArray
+            | MapKind::Hash
+            | MapKind::PercpuHash
+            | MapKind::LruHash => Ok(()),
+            MapKind::LpmTrie
+            | MapKind::Queue
+            | MapKind::Stack
+            | MapKind::RingBuf
+            | MapKind::TaskStorage
+            | MapKind::CgrpStorage
+            | MapKind::Arena => Err(self.unfit(id)),
+        }
+    }
+
+    /// Ends the run because the helper is not for maps of this type.
+    pub(crate) fn unfit(&self, id: MapId) -> Fail {
+        let map = self.vm.map(id);
+        let map_type = map.spec().map_type;
+        self.bad(format!("map `{}` is of type {map_type}", map.name()))
     }
 
     /// The map whose kernel object an argument points to.

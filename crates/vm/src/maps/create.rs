@@ -7,6 +7,7 @@ use harena_arena::{Arena, ArenaSpec, Injection};
 use harena_bpf::{Contents, LinkedMap};
 
 use super::ringbuf::RingBuf;
+use super::trie::{LENGTH_SIZE, Trie};
 use super::{Map, MapId, MapKind, Storage};
 use crate::error::VmLoadError;
 use crate::layout::Region;
@@ -91,6 +92,7 @@ fn storage(mem: &GuestMem, map: &Map, config: &VmConfig) -> Result<Storage, VmLo
         MapKind::Queue | MapKind::Stack => Storage::Queue {
             blocks: VecDeque::new(),
         },
+        MapKind::LpmTrie => Storage::Trie(Trie::new(spec.key_size)),
         MapKind::RingBuf => {
             let data = mem.alloc(Region::Maps, entries, PAGE_SIZE)?;
             Storage::RingBuf(RingBuf::new(data, entries))
@@ -204,6 +206,7 @@ fn check(kind: MapKind, spec: &LinkedMap) -> Result<(), Refusal> {
         MapKind::Array | MapKind::PercpuArray => check_array(kind, spec),
         MapKind::Hash | MapKind::PercpuHash | MapKind::LruHash => check_hash(kind, spec),
         MapKind::Queue | MapKind::Stack => check_queue(spec),
+        MapKind::LpmTrie => check_trie(spec),
         MapKind::RingBuf => check_ringbuf(spec),
         MapKind::TaskStorage | MapKind::CgrpStorage => check_storage(spec),
         MapKind::Arena => Ok(()),
@@ -298,6 +301,36 @@ fn check_queue(spec: &LinkedMap) -> Result<(), Refusal> {
     ensure(
         u64::from(spec.value_size) <= KMALLOC_MAX_SIZE,
         Errno::E2BIG,
+        "value_size is above the limit",
+    )
+}
+
+fn check_trie(spec: &LinkedMap) -> Result<(), Refusal> {
+    /// `LPM_DATA_SIZE_MAX`.
+    const DATA_SIZE_MAX: u64 = 256;
+    /// `sizeof(struct lpm_trie_node)`.
+    const NODE_SIZE: u64 = 40;
+    const KNOWN: u32 = BPF_F_NO_PREALLOC | BPF_F_NUMA_NODE | BPF_F_RDONLY_WRONLY;
+    check_sizes(spec)?;
+    ensure(
+        spec.map_flags & BPF_F_NO_PREALLOC != 0,
+        Errno::EINVAL,
+        "map_flags lack BPF_F_NO_PREALLOC",
+    )?;
+    ensure(
+        spec.map_flags & !KNOWN == 0,
+        Errno::EINVAL,
+        "unknown map_flags",
+    )?;
+    let length_size = LENGTH_SIZE as u64;
+    ensure(
+        (length_size + 1..=length_size + DATA_SIZE_MAX).contains(&spec.key_size.into()),
+        Errno::EINVAL,
+        "key_size is not 4 and 1 to 256 bytes of data",
+    )?;
+    ensure(
+        u64::from(spec.value_size) <= KMALLOC_MAX_SIZE - DATA_SIZE_MAX - NODE_SIZE,
+        Errno::EINVAL,
         "value_size is above the limit",
     )
 }

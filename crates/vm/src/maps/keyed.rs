@@ -13,7 +13,7 @@ use crate::mem::GuestMem;
 
 /// Elements of one map that the host keeps keys for: small ones would fill its memory before
 /// they fill the guest's.
-const ELEMENTS_MAX: usize = 1 << 24;
+pub(super) const ELEMENTS_MAX: usize = 1 << 24;
 
 impl Map {
     pub(super) fn update_keyed(

@@ -11,16 +11,18 @@
 //! | per-CPU array | one block, by CPU, then by index |
 //! | hash, per-CPU hash | one block per key |
 //! | queue, stack | one block per element |
+//! | LPM trie | one block per prefix |
 //! | task, cgroup storage | one block per owner, keyed by the owner's address |
 //! | ring buffer | the ring, twice the header's positions on the host's side |
 //! | arena | none: an arena |
 //!
-//! Errors are the kernel's (`kernel/bpf/{arraymap,hashtab,queue_stack_maps}.c`).
+//! Errors are the kernel's (`kernel/bpf/{arraymap,hashtab,lpm_trie,queue_stack_maps}.c`).
 
 mod create;
 mod keyed;
 mod queue;
 mod ringbuf;
+mod trie;
 
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
@@ -34,6 +36,7 @@ use crate::mem::{ArenaSlot, GuestMem};
 
 pub(crate) use queue::Take;
 pub(crate) use ringbuf::{Commit, RingBuf};
+pub(crate) use trie::Trie;
 
 pub(crate) use create::create;
 
@@ -80,6 +83,7 @@ pub enum MapKind {
     PercpuHash,
     PercpuArray,
     LruHash,
+    LpmTrie,
     Queue,
     Stack,
     RingBuf,
@@ -98,6 +102,7 @@ impl MapKind {
             MapType::PERCPU_HASH => Self::PercpuHash,
             MapType::PERCPU_ARRAY => Self::PercpuArray,
             MapType::LRU_HASH => Self::LruHash,
+            MapType::LPM_TRIE => Self::LpmTrie,
             MapType::QUEUE => Self::Queue,
             MapType::STACK => Self::Stack,
             MapType::RINGBUF => Self::RingBuf,
@@ -108,6 +113,9 @@ impl MapKind {
         })
     }
 }
+
+/// A flag of lookups and updates: hold the value's lock meanwhile.
+pub(crate) const BPF_F_LOCK: u64 = 4;
 
 /// `flags` of an update.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -123,7 +131,6 @@ pub enum UpdateFlags {
 impl UpdateFlags {
     /// The flags in a helper's argument; `BPF_F_LOCK` changes nothing here.
     pub fn from_raw(raw: u64) -> Result<Self, Errno> {
-        const BPF_F_LOCK: u64 = 4;
         match raw & !BPF_F_LOCK {
             0 => Ok(Self::Any),
             1 => Ok(Self::NoExist),
@@ -147,6 +154,8 @@ pub(crate) enum Storage {
     },
     /// A block per element, oldest first.
     Queue { blocks: VecDeque<KernAddr> },
+    /// A block per prefix.
+    Trie(Trie),
     /// A ring of records.
     RingBuf(RingBuf),
     /// The pages of an arena.
@@ -210,6 +219,7 @@ impl Map {
             Storage::Keyed { .. }
             | Storage::Queue { .. }
             | Storage::RingBuf(_)
+            | Storage::Trie(_)
             | Storage::Arena { .. } => None,
         }
     }
@@ -221,6 +231,7 @@ impl Map {
             Storage::Array { .. }
             | Storage::Keyed { .. }
             | Storage::Queue { .. }
+            | Storage::Trie(_)
             | Storage::Arena { .. } => None,
         }
     }
@@ -238,6 +249,7 @@ impl Map {
             | Storage::Keyed { .. }
             | Storage::Queue { .. }
             | Storage::RingBuf(_)
+            | Storage::Trie(_)
             | Storage::Arena { .. } => None,
         }
     }
@@ -266,7 +278,9 @@ impl Map {
         let key_size = u64::from(self.spec.key_size);
         match &self.storage {
             Storage::Array { .. } => self.stride(),
-            Storage::Keyed { .. } | Storage::Queue { .. } => self.block_size() + key_size,
+            Storage::Keyed { .. } | Storage::Queue { .. } | Storage::Trie(_) => {
+                self.block_size() + key_size
+            }
             Storage::RingBuf(_) | Storage::Arena { .. } => 0,
         }
     }
@@ -306,6 +320,7 @@ impl Map {
                 let value = entry.value;
                 value.checked_add(offset * self.stride())
             }
+            Storage::Trie(trie) => trie.lookup(key).value,
             Storage::Queue { .. } | Storage::RingBuf(_) | Storage::Arena { .. } => None,
         }
     }
@@ -327,6 +342,7 @@ impl Map {
             MapKind::Hash | MapKind::PercpuHash | MapKind::LruHash => {
                 self.update_keyed(mem, key, value, flags, cpu)
             }
+            MapKind::LpmTrie => self.update_trie(mem, key, value, flags).map(|()| None),
             MapKind::Queue | MapKind::Stack => Err(Errno::EINVAL),
             MapKind::RingBuf => Err(Errno::ENOTSUPP),
             MapKind::Arena | MapKind::TaskStorage | MapKind::CgrpStorage => Err(Errno::EOPNOTSUPP),
@@ -362,6 +378,7 @@ impl Map {
             | MapKind::LruHash
             | MapKind::TaskStorage
             | MapKind::CgrpStorage => self.delete_keyed(mem, key),
+            MapKind::LpmTrie => self.delete_trie(mem, key),
             MapKind::RingBuf | MapKind::Arena => Err(Errno::EOPNOTSUPP),
         }
     }
@@ -373,8 +390,28 @@ impl Map {
                 .map(|i| Box::from(i.to_le_bytes()))
                 .collect(),
             Storage::Keyed { blocks, .. } => blocks.keys().cloned().collect(),
+            Storage::Trie(trie) => trie.keys(),
             Storage::Queue { .. } | Storage::RingBuf(_) | Storage::Arena { .. } => Vec::new(),
         }
+    }
+
+    /// `BPF_MAP_GET_NEXT_KEY`: a key that is not there starts again.
+    pub(crate) fn key_after(&self, after: Option<&[u8]>) -> Result<Box<[u8]>, Errno> {
+        let found = match &self.storage {
+            Storage::Array { .. } => {
+                let index = |key: &[u8]| Some(u32::from_le_bytes(key.try_into().ok()?));
+                let known = |key: &&[u8]| index(key).is_some_and(|i| i < self.spec.max_entries);
+                self.next_key(after.filter(known))
+            }
+            Storage::Keyed { blocks, .. } => {
+                self.next_key(after.filter(|key| blocks.contains_key(*key)))
+            }
+            Storage::Trie(trie) => trie.next_key(after),
+            Storage::Queue { .. } => return Err(Errno::EINVAL),
+            Storage::RingBuf(_) => return Err(Errno::ENOTSUPP),
+            Storage::Arena { .. } => return Err(Errno::EOPNOTSUPP),
+        };
+        found.ok_or(Errno::ENOENT)
     }
 
     /// The first key behind `after` in the order of [`Map::keys`], which need not be there
@@ -393,6 +430,7 @@ impl Map {
                 let mut rest = blocks.range::<[u8], _>((from, Bound::Unbounded));
                 rest.next().map(|(key, _)| key.clone())
             }
+            Storage::Trie(trie) => trie.next_key(after),
             Storage::Queue { .. } | Storage::RingBuf(_) | Storage::Arena { .. } => None,
         }
     }
@@ -404,6 +442,7 @@ impl Map {
             Storage::Array { .. }
             | Storage::Queue { .. }
             | Storage::RingBuf(_)
+            | Storage::Trie(_)
             | Storage::Arena { .. } => 1,
         }
     }
@@ -424,7 +463,10 @@ impl Map {
                 let offset = addr.offset_from(entry.value)?;
                 (offset < self.block_size()).then(|| (key.clone(), entry.value))
             }),
-            Storage::Queue { .. } | Storage::RingBuf(_) | Storage::Arena { .. } => None,
+            Storage::Queue { .. }
+            | Storage::Trie(_)
+            | Storage::RingBuf(_)
+            | Storage::Arena { .. } => None,
         }
     }
 }

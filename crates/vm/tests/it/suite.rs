@@ -11,6 +11,7 @@ mod insns;
 mod loading;
 mod maps;
 mod masked;
+mod more_maps;
 mod objects;
 mod random;
 mod reports;

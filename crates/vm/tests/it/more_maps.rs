@@ -1,0 +1,241 @@
+//! Tries, filters, and maps that refer to maps and programs: the kernel's answers.
+
+use harena_abi::{Cpu, Errno};
+use harena_bpf::{LinkedMap, MapType};
+use harena_vm::{UpdateFlags, Vm, VmLoadError};
+
+use super::support::{Bench, KFUNCS, config, map, object, program};
+
+const CPU0: Cpu = Cpu::new(0);
+
+fn errno(e: Errno) -> u64 {
+    i64::from(e.as_ret()).cast_unsigned()
+}
+
+/// What the kernel says to the creation of a map.
+fn refusal(spec: LinkedMap) -> Option<Errno> {
+    let mut vm = Vm::new(config(1)).expect("address space");
+    let prog = program("main", "r0 = 0; exit");
+    match vm.load(&object(vec![prog], vec![spec]), KFUNCS) {
+        Err(VmLoadError::Map { errno, .. }) => Some(errno),
+        Err(other) => panic!("{other}"),
+        Ok(_) => None,
+    }
+}
+
+/// Checks what is said to each of these.
+fn refusals(cases: impl IntoIterator<Item = (LinkedMap, Option<Errno>)>) {
+    for (spec, expected) in cases {
+        let text = format!("{spec:?}");
+        assert_eq!(refusal(spec), expected, "{text}");
+    }
+}
+
+fn flags(map_flags: u32, spec: LinkedMap) -> LinkedMap {
+    LinkedMap { map_flags, ..spec }
+}
+
+/// What ends the program, as text.
+fn end(bench: &mut Bench) -> String {
+    let abort = bench.try_run(0).expect_err("the run ends early");
+    abort.cause.to_string()
+}
+
+const NO_PREALLOC: u32 = 1;
+
+fn trie(entries: u32) -> LinkedMap {
+    flags(NO_PREALLOC, map(MapType::LPM_TRIE, 8, 8, entries))
+}
+
+fn prefix(len: u32, address: [u8; 4]) -> Vec<u8> {
+    let mut key = Vec::from(len.to_le_bytes());
+    key.extend(address);
+    key
+}
+
+#[test]
+fn tries_are_created_as_the_kernels() {
+    use Errno::EINVAL;
+    let sized = |key, value, entries| {
+        let spec = map(MapType::LPM_TRIE, key, value, entries);
+        flags(NO_PREALLOC, spec)
+    };
+    refusals([
+        (trie(1), None),
+        (sized(5, 1, 1), None),
+        (sized(260, 1, 1), None),
+        (sized(4, 8, 1), Some(EINVAL)),
+        (sized(261, 8, 1), Some(EINVAL)),
+        (sized(8, 0, 1), Some(EINVAL)),
+        (sized(8, 8, 0), Some(EINVAL)),
+        (sized(8, (1 << 22) - 256, 1), Some(EINVAL)),
+        (flags(0, trie(1)), Some(EINVAL)),
+        (flags(NO_PREALLOC | 1 << 6, trie(1)), Some(EINVAL)),
+        (flags(NO_PREALLOC | 1 << 10, trie(1)), Some(EINVAL)),
+        (flags(NO_PREALLOC | 1 << 2 | 1 << 7, trie(1)), None),
+    ]);
+}
+
+#[test]
+fn the_longest_prefix_answers_a_program() {
+    // The address to look up is the context; its value comes back, or 0.
+    let text = "
+        *(u32 *)(r10 - 8) = 32
+        *(u32 *)(r10 - 4) = r1
+        r1 = map(0) ll; r2 = r10; r2 += -8; call 1
+        if r0 == 0 goto out
+        r0 = *(u64 *)(r0 + 0)
+    out:
+        exit";
+    let mut bench = Bench::new(text, vec![trie(4)]);
+    let m = bench.loaded.maps[0];
+    let (vm, host) = (&mut bench.vm, &mut bench.host);
+    let any = UpdateFlags::Any;
+    for (value, len, address) in [
+        (1u64, 8, [10, 99, 99, 99]),
+        (2, 16, [10, 1, 0, 0]),
+        (3, 32, [10, 1, 2, 3]),
+        (4, 25, [10, 2, 0, 128]),
+    ] {
+        let key = prefix(len, address);
+        vm.map_update(m, &key, &value.to_le_bytes(), any, host)
+            .unwrap();
+    }
+    let full = vm.map_update(m, &prefix(0, [0; 4]), &[0; 8], any, host);
+    assert_eq!(full, Err(Errno::ENOSPC));
+    // What is there may still be replaced.
+    let again = vm.map_update(
+        m,
+        &prefix(8, [10, 0, 0, 0]),
+        &[1, 0, 0, 0, 0, 0, 0, 0],
+        any,
+        host,
+    );
+    assert_eq!(again, Ok(()));
+    for (address, expected) in [
+        ([10, 1, 2, 3], 3),
+        ([10, 1, 2, 4], 2),
+        ([10, 2, 0, 129], 4),
+        ([10, 2, 0, 1], 1),
+        ([11, 1, 2, 3], 0),
+    ] {
+        let ctx = u64::from(u32::from_le_bytes(address));
+        assert_eq!(bench.run(ctx), expected, "{address:?}");
+    }
+    // A shorter key is matched by what is no longer than it.
+    let found = bench.vm.map_lookup(m, &prefix(20, [10, 1, 2, 3]), CPU0);
+    let found = found.map(|at| bench.vm.mem().read_u64(at));
+    assert_eq!(found, Some(Ok(2)));
+    let too_long = bench.vm.map_lookup(m, &prefix(33, [10, 1, 2, 3]), CPU0);
+    assert_eq!(too_long, None);
+}
+
+#[test]
+fn tries_are_updated_and_deleted_as_the_kernels() {
+    // update(prefix / context, flags in the high half), then delete; gives the first answer.
+    let text = "
+        r6 = r1; r6 >>= 32
+        *(u32 *)(r10 - 8) = r1
+        *(u32 *)(r10 - 4) = 0x0a0a0a0a
+        *(u64 *)(r10 - 16) = 5
+        r1 = map(0) ll; r2 = r10; r2 += -8; r3 = r10; r3 += -16; r4 = r6; call 2
+        exit";
+    let mut bench = Bench::new(text, vec![trie(2)]);
+    let m = bench.loaded.maps[0];
+    let update = |bench: &mut Bench, len: u64, flags: u64| bench.run(len | flags << 32);
+    assert_eq!(update(&mut bench, 8, 2), errno(Errno::ENOENT));
+    assert_eq!(update(&mut bench, 8, 1), 0);
+    assert_eq!(update(&mut bench, 8, 1), errno(Errno::EEXIST));
+    assert_eq!(update(&mut bench, 8, 2), 0);
+    assert_eq!(update(&mut bench, 33, 0), errno(Errno::EINVAL));
+    assert_eq!(update(&mut bench, 8, 3), errno(Errno::EINVAL));
+    assert_eq!(update(&mut bench, 8, 4), errno(Errno::EINVAL));
+    assert_eq!(update(&mut bench, 32, 0), 0);
+    assert_eq!(update(&mut bench, 0, 2), errno(Errno::ENOENT));
+    assert_eq!(update(&mut bench, 0, 0), errno(Errno::ENOSPC));
+    let (vm, host) = (&mut bench.vm, &mut bench.host);
+    let key = |len| prefix(len, [10; 4]);
+    assert_eq!(vm.map_delete(m, &key(9), host), Err(Errno::ENOENT));
+    assert_eq!(vm.map_delete(m, &key(33), host), Err(Errno::EINVAL));
+    assert_eq!(vm.map_delete(m, &key(8), host), Ok(()));
+    assert_eq!(vm.map_delete(m, &key(8), host), Err(Errno::ENOENT));
+    assert_eq!(update(&mut bench, 0, 0), 0);
+}
+
+#[test]
+fn tries_are_walked_from_specific_to_general() {
+    let mut bench = Bench::new("exit", vec![trie(8)]);
+    let m = bench.loaded.maps[0];
+    let (vm, host) = (&mut bench.vm, &mut bench.host);
+    assert_eq!(vm.map_next_key(m, None), Err(Errno::ENOENT));
+    // The example in the kernel's source; the last key has bits that do not count.
+    let mut keys = [
+        prefix(24, [192, 168, 0, 0]),
+        prefix(24, [192, 168, 1, 0]),
+        prefix(24, [192, 168, 128, 0]),
+        prefix(16, [192, 168, 7, 7]),
+    ];
+    for key in keys.iter().rev() {
+        vm.map_update(m, key, &[0; 8], UpdateFlags::Any, host)
+            .unwrap();
+    }
+    let mut walked = vec![vm.map_next_key(m, None).unwrap()];
+    while let Ok(key) = vm.map_next_key(m, walked.last().map(AsRef::as_ref)) {
+        walked.push(key);
+    }
+    assert_eq!(
+        walked,
+        keys.each_ref().map(|k| k.clone().into_boxed_slice())
+    );
+    assert_eq!(vm.map_keys(m), walked);
+    // A node that only holds others apart is no key: the walk starts again.
+    let between = prefix(23, [192, 168, 0, 0]);
+    assert_eq!(vm.map_next_key(m, Some(&between)), Ok(walked[0].clone()));
+    assert_eq!(vm.map_next_key(m, Some(&[1; 3])), Err(Errno::EINVAL));
+    keys[3] = prefix(16, [192, 168, 0, 0]);
+    vm.map_update(m, &keys[3], &[0; 8], UpdateFlags::Any, host)
+        .unwrap();
+    assert_eq!(vm.map_keys(m)[3], keys[3].clone().into_boxed_slice());
+}
+
+#[test]
+fn programs_do_not_walk_tries() {
+    let text = "
+        r1 = map(0) ll; r2 = func(each) ll; r3 = 0; r4 = 0; call 164
+        exit
+    each:
+        r0 = 0
+        exit";
+    let mut bench = Bench::new(text, vec![trie(8)]);
+    let why = "`bpf_for_each_map_elem`: map `m` is of type lpm_trie";
+    assert_eq!(end(&mut bench), why);
+}
+
+#[test]
+fn other_maps_give_the_next_key() {
+    let walk = |spec: LinkedMap, after: Option<u32>| {
+        let mut bench = Bench::new("exit", vec![spec]);
+        let m = bench.loaded.maps[0];
+        let (vm, host) = (&mut bench.vm, &mut bench.host);
+        for n in [0u32, 2] {
+            // Not every map takes one.
+            let _refused = vm.map_update(m, &n.to_le_bytes(), &[0; 8], UpdateFlags::Any, host);
+        }
+        let after = after.map(u32::to_le_bytes);
+        let next = vm.map_next_key(m, after.as_ref().map(<[u8; 4]>::as_slice));
+        next.map(|key| u32::from_le_bytes((*key).try_into().unwrap()))
+    };
+    let array = || map(MapType::ARRAY, 4, 8, 3);
+    assert_eq!(walk(array(), None), Ok(0));
+    assert_eq!(walk(array(), Some(0)), Ok(1));
+    assert_eq!(walk(array(), Some(2)), Err(Errno::ENOENT));
+    assert_eq!(walk(array(), Some(3)), Ok(0));
+    let hash = || map(MapType::HASH, 4, 8, 3);
+    assert_eq!(walk(hash(), Some(0)), Ok(2));
+    assert_eq!(walk(hash(), Some(1)), Ok(0));
+    assert_eq!(walk(hash(), Some(2)), Err(Errno::ENOENT));
+    let queue = map(MapType::QUEUE, 0, 8, 3);
+    assert_eq!(walk(queue, None), Err(Errno::EINVAL));
+    let ring = map(MapType::RINGBUF, 0, 0, 4096);
+    assert_eq!(walk(ring, None), Err(Errno::ENOTSUPP));
+}
