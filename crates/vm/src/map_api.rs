@@ -15,14 +15,10 @@ impl Vm {
     /// The arena of an arena map.
     #[must_use]
     pub fn arena(&self, map: MapId) -> Option<&Arc<Arena>> {
-        match &self.maps.get(map.index())?.storage {
-            Storage::Arena { slot } => self.mem.arena(*slot),
-            Storage::Array { .. }
-            | Storage::Keyed { .. }
-            | Storage::Queue { .. }
-            | Storage::Trie(_)
-            | Storage::RingBuf(_) => None,
-        }
+        let Storage::Arena { slot } = &self.maps.get(map.index())?.storage else {
+            return None;
+        };
+        self.mem.arena(*slot)
     }
 
     /// Kernel address of an arena's 32-bit offset 0 (`bpf_arena_get_kern_vm_start()`).
@@ -79,6 +75,24 @@ impl Vm {
         self.maps[map.index()].keys()
     }
 
+    /// Adds an element to a map without keys: a queue, a stack, or a Bloom filter.
+    pub fn map_push(&mut self, map: MapId, value: &[u8], flags: UpdateFlags) -> Result<(), Errno> {
+        let map = &mut self.maps[map.index()];
+        if value.len() != map.spec.value_size as usize {
+            return Err(Errno::EINVAL);
+        }
+        map.push(&self.mem, value, flags.raw())
+    }
+
+    /// Whether a value may be in a Bloom filter. A wrong yes is possible.
+    pub fn bloom_holds(&self, map: MapId, value: &[u8]) -> Result<bool, Errno> {
+        match self.maps[map.index()].peek_bloom(&self.mem, value) {
+            Ok(()) => Ok(true),
+            Err(Errno::ENOENT) => Ok(false),
+            Err(other) => Err(other),
+        }
+    }
+
     /// The key behind `after` (`BPF_MAP_GET_NEXT_KEY`), or the first one. As in the kernel, a key
     /// that is not there means the first one, too.
     pub fn map_next_key(&self, map: MapId, after: Option<&[u8]>) -> Result<Box<[u8]>, Errno> {
@@ -130,6 +144,7 @@ impl Map {
             | MapKind::PercpuArray
             | MapKind::LruHash
             | MapKind::LpmTrie
+            | MapKind::BloomFilter
             | MapKind::Queue
             | MapKind::Stack
             | MapKind::RingBuf

@@ -35,8 +35,17 @@ pub(super) fn lookup_percpu(ctx: &mut Ctx<'_>, [map, key_at, cpu, ..]: [u64; 5])
     lookup_on(ctx, map, key_at, Cpu::new(cpu))
 }
 
-fn lookup_on(ctx: &mut Ctx<'_>, map: u64, key_at: u64, cpu: Cpu) -> Answer {
+/// A map whose elements have keys.
+fn keyed(ctx: &Ctx<'_>, map: u64) -> Result<MapId, Fail> {
     let id = ctx.map_id(map)?;
+    if ctx.vm.map(id).kind() == MapKind::BloomFilter {
+        return Err(ctx.unfit(id));
+    }
+    Ok(id)
+}
+
+fn lookup_on(ctx: &mut Ctx<'_>, map: u64, key_at: u64, cpu: Cpu) -> Answer {
+    let id = keyed(ctx, map)?;
     if ctx.vm.map(id).is_array() {
         // Arrays are looked up most: no allocation for their keys.
         let index = ctx.vm.mem.read_u32(KernAddr::new(key_at));
@@ -55,7 +64,7 @@ fn lookup_on(ctx: &mut Ctx<'_>, map: u64, key_at: u64, cpu: Cpu) -> Answer {
 
 /// `bpf_map_update_elem(map, key, value, flags)`.
 pub(super) fn update(ctx: &mut Ctx<'_>, [map, key_at, value, flags, _]: [u64; 5]) -> Answer {
-    let id = ctx.map_id(map)?;
+    let id = keyed(ctx, map)?;
     let key = key(ctx, id, key_at)?;
     let value = ctx.bytes(value, u64::from(ctx.vm.map(id).spec().value_size))?;
     let takes_lock = ctx.vm.map(id).kind() != MapKind::LpmTrie;
@@ -70,7 +79,7 @@ pub(super) fn update(ctx: &mut Ctx<'_>, [map, key_at, value, flags, _]: [u64; 5]
 
 /// `bpf_map_delete_elem(map, key)`.
 pub(super) fn delete(ctx: &mut Ctx<'_>, [map, key_at, ..]: [u64; 5]) -> Answer {
-    let id = ctx.map_id(map)?;
+    let id = keyed(ctx, map)?;
     let key = key(ctx, id, key_at)?;
     charge_element(ctx, id)?;
     ctx.vm.map_delete(id, &key, ctx.host)?;
@@ -99,6 +108,14 @@ pub(super) fn peek(ctx: &mut Ctx<'_>, [map, to, ..]: [u64; 5]) -> Answer {
 fn take(ctx: &mut Ctx<'_>, map: u64, to: u64, take: Take) -> Answer {
     let id = ctx.map_id(map)?;
     let size = u64::from(ctx.vm.map(id).spec().value_size);
+    if ctx.vm.map(id).kind() == MapKind::BloomFilter {
+        if take == Take::Pop {
+            return Err(ctx.unfit(id));
+        }
+        let value = ctx.bytes(to, size)?;
+        ctx.vm.map(id).peek_bloom(&ctx.vm.mem, &value)?;
+        return Ok(0);
+    }
     let to = KernAddr::new(to);
     charge_element(ctx, id)?;
     // The destination is the program's: it must be memory that programs may write.

@@ -114,6 +114,7 @@ impl Ctx<'_> {
             | MapKind::PercpuHash
             | MapKind::LruHash => Ok(()),
             MapKind::LpmTrie
+            | MapKind::BloomFilter
             | MapKind::Queue
             | MapKind::Stack
             | MapKind::RingBuf

@@ -6,6 +6,7 @@ use harena_abi::{ArenaOffset, Errno, PAGE_SIZE, UserAddr};
 use harena_arena::{Arena, ArenaSpec, Injection};
 use harena_bpf::{Contents, LinkedMap};
 
+use super::bloom::{self, Bloom, HASH_FUNCS_MASK, Seed};
 use super::ringbuf::RingBuf;
 use super::trie::{LENGTH_SIZE, Trie};
 use super::{Map, MapId, MapKind, Storage};
@@ -44,11 +45,13 @@ pub(crate) fn create(
         map: spec.name.clone(),
         map_type: spec.map_type.to_string(),
     })?;
-    check(kind, spec).map_err(|(errno, reason)| VmLoadError::Map {
-        map: spec.name.clone(),
-        errno,
-        reason: reason.to_owned(),
-    })?;
+    check_extra(kind, spec)
+        .and_then(|()| check(kind, spec))
+        .map_err(|(errno, reason)| VmLoadError::Map {
+            map: spec.name.clone(),
+            errno,
+            reason: reason.to_owned(),
+        })?;
     let mut map = Map {
         id,
         spec: LinkedMap {
@@ -92,6 +95,16 @@ fn storage(mem: &GuestMem, map: &Map, config: &VmConfig) -> Result<Storage, VmLo
         MapKind::Queue | MapKind::Stack => Storage::Queue {
             blocks: VecDeque::new(),
         },
+        MapKind::BloomFilter => {
+            let count = bloom::bit_count(spec.max_entries, spec.map_extra);
+            let bits = mem.alloc(Region::Maps, count / 8, 8)?;
+            let seed = if spec.map_flags & BPF_F_ZERO_SEED != 0 {
+                Seed::Zero
+            } else {
+                Seed::Of(map.id)
+            };
+            Storage::Bloom(Bloom::new(bits, count, spec.map_extra, seed))
+        }
         MapKind::LpmTrie => Storage::Trie(Trie::new(spec.key_size)),
         MapKind::RingBuf => {
             let data = mem.alloc(Region::Maps, entries, PAGE_SIZE)?;
@@ -201,12 +214,23 @@ fn ensure(ok: bool, errno: Errno, reason: &'static str) -> Result<(), Refusal> {
     if ok { Ok(()) } else { Err((errno, reason)) }
 }
 
+/// What `map_create()` itself looks at.
+fn check_extra(kind: MapKind, spec: &LinkedMap) -> Result<(), Refusal> {
+    let may = matches!(kind, MapKind::BloomFilter | MapKind::Arena);
+    ensure(
+        may || spec.map_extra == 0,
+        Errno::EINVAL,
+        "map_extra is not 0",
+    )
+}
+
 fn check(kind: MapKind, spec: &LinkedMap) -> Result<(), Refusal> {
     match kind {
         MapKind::Array | MapKind::PercpuArray => check_array(kind, spec),
         MapKind::Hash | MapKind::PercpuHash | MapKind::LruHash => check_hash(kind, spec),
         MapKind::Queue | MapKind::Stack => check_queue(spec),
         MapKind::LpmTrie => check_trie(spec),
+        MapKind::BloomFilter => check_bloom(spec),
         MapKind::RingBuf => check_ringbuf(spec),
         MapKind::TaskStorage | MapKind::CgrpStorage => check_storage(spec),
         MapKind::Arena => Ok(()),
@@ -302,6 +326,27 @@ fn check_queue(spec: &LinkedMap) -> Result<(), Refusal> {
         u64::from(spec.value_size) <= KMALLOC_MAX_SIZE,
         Errno::E2BIG,
         "value_size is above the limit",
+    )
+}
+
+fn check_bloom(spec: &LinkedMap) -> Result<(), Refusal> {
+    const KNOWN: u32 = BPF_F_NUMA_NODE | BPF_F_ZERO_SEED | BPF_F_RDONLY_WRONLY;
+    ensure(
+        u64::from(spec.value_size) <= KMALLOC_MAX_SIZE,
+        Errno::E2BIG,
+        "value_size is above the limit",
+    )?;
+    check_sizes(spec)?;
+    ensure(spec.key_size == 0, Errno::EINVAL, "key_size is not 0")?;
+    ensure(
+        spec.map_flags & !KNOWN == 0,
+        Errno::EINVAL,
+        "unknown map_flags",
+    )?;
+    ensure(
+        spec.map_extra & !HASH_FUNCS_MASK == 0,
+        Errno::EINVAL,
+        "map_extra is no number of hash functions",
     )
 }
 

@@ -12,12 +12,14 @@
 //! | hash, per-CPU hash | one block per key |
 //! | queue, stack | one block per element |
 //! | LPM trie | one block per prefix |
+//! | Bloom filter | none: one block of bits |
 //! | task, cgroup storage | one block per owner, keyed by the owner's address |
 //! | ring buffer | the ring, twice the header's positions on the host's side |
 //! | arena | none: an arena |
 //!
-//! Errors are the kernel's (`kernel/bpf/{arraymap,hashtab,lpm_trie,queue_stack_maps}.c`).
+//! Errors are the kernel's (`kernel/bpf/{arraymap,bloom_filter,hashtab,lpm_trie,queue_stack_maps}.c`).
 
+mod bloom;
 mod create;
 mod keyed;
 mod queue;
@@ -34,6 +36,7 @@ use harena_bpf::{LinkedMap, MapType};
 use crate::layout::{MAP_OBJECT_STRIDE, Region};
 use crate::mem::{ArenaSlot, GuestMem};
 
+pub(crate) use bloom::Bloom;
 pub(crate) use queue::Take;
 pub(crate) use ringbuf::{Commit, RingBuf};
 pub(crate) use trie::Trie;
@@ -84,6 +87,7 @@ pub enum MapKind {
     PercpuArray,
     LruHash,
     LpmTrie,
+    BloomFilter,
     Queue,
     Stack,
     RingBuf,
@@ -103,6 +107,7 @@ impl MapKind {
             MapType::PERCPU_ARRAY => Self::PercpuArray,
             MapType::LRU_HASH => Self::LruHash,
             MapType::LPM_TRIE => Self::LpmTrie,
+            MapType::BLOOM_FILTER => Self::BloomFilter,
             MapType::QUEUE => Self::Queue,
             MapType::STACK => Self::Stack,
             MapType::RINGBUF => Self::RingBuf,
@@ -138,6 +143,15 @@ impl UpdateFlags {
             _ => Err(Errno::EINVAL),
         }
     }
+
+    /// `BPF_ANY`, `BPF_NOEXIST` or `BPF_EXIST`.
+    pub(crate) const fn raw(self) -> u64 {
+        match self {
+            Self::Any => 0,
+            Self::NoExist => 1,
+            Self::Exist => 2,
+        }
+    }
 }
 
 /// Where a map keeps its values.
@@ -156,6 +170,8 @@ pub(crate) enum Storage {
     Queue { blocks: VecDeque<KernAddr> },
     /// A block per prefix.
     Trie(Trie),
+    /// Bits.
+    Bloom(Bloom),
     /// A ring of records.
     RingBuf(RingBuf),
     /// The pages of an arena.
@@ -214,25 +230,19 @@ impl Map {
     /// Address of the value of global data (or of element 0 of an array).
     #[must_use]
     pub fn value_addr(&self) -> Option<KernAddr> {
-        match &self.storage {
-            Storage::Array { values } => Some(*values),
-            Storage::Keyed { .. }
-            | Storage::Queue { .. }
-            | Storage::RingBuf(_)
-            | Storage::Trie(_)
-            | Storage::Arena { .. } => None,
+        if let Storage::Array { values } = &self.storage {
+            Some(*values)
+        } else {
+            None
         }
     }
 
     /// The ring of a ring buffer.
     pub(crate) fn ring(&mut self) -> Option<&mut RingBuf> {
-        match &mut self.storage {
-            Storage::RingBuf(ring) => Some(ring),
-            Storage::Array { .. }
-            | Storage::Keyed { .. }
-            | Storage::Queue { .. }
-            | Storage::Trie(_)
-            | Storage::Arena { .. } => None,
+        if let Storage::RingBuf(ring) = &mut self.storage {
+            Some(ring)
+        } else {
+            None
         }
     }
 
@@ -243,15 +253,8 @@ impl Map {
 
     /// Where `ldimm64` of a byte in the value points, for maps whose value has one address.
     pub(crate) fn direct_value_addr(&self) -> Option<u64> {
-        match &self.storage {
-            Storage::Array { values } if self.kind == MapKind::Array => Some(values.raw()),
-            Storage::Array { .. }
-            | Storage::Keyed { .. }
-            | Storage::Queue { .. }
-            | Storage::RingBuf(_)
-            | Storage::Trie(_)
-            | Storage::Arena { .. } => None,
-        }
+        let values = self.value_addr().filter(|_| self.kind == MapKind::Array);
+        values.map(KernAddr::raw)
     }
 
     /// Bytes from one value to the next.
@@ -281,6 +284,7 @@ impl Map {
             Storage::Keyed { .. } | Storage::Queue { .. } | Storage::Trie(_) => {
                 self.block_size() + key_size
             }
+            Storage::Bloom(_) => u64::from(self.spec.value_size),
             Storage::RingBuf(_) | Storage::Arena { .. } => 0,
         }
     }
@@ -321,7 +325,10 @@ impl Map {
                 value.checked_add(offset * self.stride())
             }
             Storage::Trie(trie) => trie.lookup(key).value,
-            Storage::Queue { .. } | Storage::RingBuf(_) | Storage::Arena { .. } => None,
+            Storage::Queue { .. }
+            | Storage::Bloom(_)
+            | Storage::RingBuf(_)
+            | Storage::Arena { .. } => None,
         }
     }
 
@@ -343,7 +350,7 @@ impl Map {
                 self.update_keyed(mem, key, value, flags, cpu)
             }
             MapKind::LpmTrie => self.update_trie(mem, key, value, flags).map(|()| None),
-            MapKind::Queue | MapKind::Stack => Err(Errno::EINVAL),
+            MapKind::Queue | MapKind::Stack | MapKind::BloomFilter => Err(Errno::EINVAL),
             MapKind::RingBuf => Err(Errno::ENOTSUPP),
             MapKind::Arena | MapKind::TaskStorage | MapKind::CgrpStorage => Err(Errno::EOPNOTSUPP),
         }
@@ -379,7 +386,7 @@ impl Map {
             | MapKind::TaskStorage
             | MapKind::CgrpStorage => self.delete_keyed(mem, key),
             MapKind::LpmTrie => self.delete_trie(mem, key),
-            MapKind::RingBuf | MapKind::Arena => Err(Errno::EOPNOTSUPP),
+            MapKind::BloomFilter | MapKind::RingBuf | MapKind::Arena => Err(Errno::EOPNOTSUPP),
         }
     }
 
@@ -391,7 +398,10 @@ impl Map {
                 .collect(),
             Storage::Keyed { blocks, .. } => blocks.keys().cloned().collect(),
             Storage::Trie(trie) => trie.keys(),
-            Storage::Queue { .. } | Storage::RingBuf(_) | Storage::Arena { .. } => Vec::new(),
+            Storage::Queue { .. }
+            | Storage::Bloom(_)
+            | Storage::RingBuf(_)
+            | Storage::Arena { .. } => Vec::new(),
         }
     }
 
@@ -409,7 +419,7 @@ impl Map {
             Storage::Trie(trie) => trie.next_key(after),
             Storage::Queue { .. } => return Err(Errno::EINVAL),
             Storage::RingBuf(_) => return Err(Errno::ENOTSUPP),
-            Storage::Arena { .. } => return Err(Errno::EOPNOTSUPP),
+            Storage::Bloom(_) | Storage::Arena { .. } => return Err(Errno::EOPNOTSUPP),
         };
         found.ok_or(Errno::ENOENT)
     }
@@ -431,19 +441,19 @@ impl Map {
                 rest.next().map(|(key, _)| key.clone())
             }
             Storage::Trie(trie) => trie.next_key(after),
-            Storage::Queue { .. } | Storage::RingBuf(_) | Storage::Arena { .. } => None,
+            Storage::Queue { .. }
+            | Storage::Bloom(_)
+            | Storage::RingBuf(_)
+            | Storage::Arena { .. } => None,
         }
     }
 
     /// Elements that a search for an address goes over.
     pub(crate) fn search_len(&self) -> u64 {
-        match &self.storage {
-            Storage::Keyed { blocks, .. } => blocks.len() as u64,
-            Storage::Array { .. }
-            | Storage::Queue { .. }
-            | Storage::RingBuf(_)
-            | Storage::Trie(_)
-            | Storage::Arena { .. } => 1,
+        if let Storage::Keyed { blocks, .. } = &self.storage {
+            blocks.len() as u64
+        } else {
+            1
         }
     }
 
@@ -465,6 +475,7 @@ impl Map {
             }),
             Storage::Queue { .. }
             | Storage::Trie(_)
+            | Storage::Bloom(_)
             | Storage::RingBuf(_)
             | Storage::Arena { .. } => None,
         }

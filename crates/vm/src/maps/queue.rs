@@ -16,9 +16,12 @@ pub(crate) enum Take {
 }
 
 impl Map {
-    /// `bpf_map_push_elem`: with `BPF_EXIST` the oldest element makes room.
+    /// `bpf_map_push_elem`: on a queue or stack, with `BPF_EXIST` the oldest element makes room.
     pub(crate) fn push(&mut self, mem: &GuestMem, value: &[u8], flags: u64) -> Result<(), Errno> {
         const BPF_EXIST: u64 = 2;
+        if self.kind == MapKind::BloomFilter {
+            return self.push_bloom(mem, value, flags);
+        }
         let size = self.block_size();
         let Storage::Queue { blocks } = &mut self.storage else {
             return Err(Errno::EINVAL);

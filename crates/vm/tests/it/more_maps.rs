@@ -239,3 +239,123 @@ fn other_maps_give_the_next_key() {
     let ring = map(MapType::RINGBUF, 0, 0, 4096);
     assert_eq!(walk(ring, None), Err(Errno::ENOTSUPP));
 }
+
+fn bloom(entries: u32, map_extra: u64) -> LinkedMap {
+    LinkedMap {
+        map_extra,
+        ..map(MapType::BLOOM_FILTER, 0, 8, entries)
+    }
+}
+
+#[test]
+fn filters_are_created_as_the_kernels() {
+    use Errno::{E2BIG, EINVAL};
+    refusals([
+        (bloom(1, 0), None),
+        (bloom(1, 15), None),
+        (bloom(1, 16), Some(EINVAL)),
+        (bloom(0, 0), Some(EINVAL)),
+        (map(MapType::BLOOM_FILTER, 4, 8, 1), Some(EINVAL)),
+        (map(MapType::BLOOM_FILTER, 0, 0, 1), Some(EINVAL)),
+        (map(MapType::BLOOM_FILTER, 0, (1 << 22) + 1, 1), Some(E2BIG)),
+        (flags(1 << 6 | 1 << 2, bloom(1, 0)), None),
+        (flags(NO_PREALLOC, bloom(1, 0)), Some(EINVAL)),
+        // Half a gigabyte of bits, of which no page is touched.
+        (bloom(u32::MAX, 15), None),
+    ]);
+    let extra = LinkedMap {
+        map_extra: 1,
+        ..map(MapType::HASH, 4, 4, 1)
+    };
+    assert_eq!(refusal(extra), Some(EINVAL));
+}
+
+/// Pushes the context if it is odd, then peeks for it; both answers.
+const PUSH_AND_PEEK: &str = "
+    r6 = 0
+    *(u64 *)(r10 - 8) = r1
+    r1 &= 1
+    if r1 == 0 goto peek
+    r1 = map(0) ll; r2 = r10; r2 += -8; r3 = 0; call 87
+    r6 = r0
+peek:
+    r1 = map(0) ll; r2 = r10; r2 += -8; call 89
+    r6 *= 1000
+    r0 += r6
+    exit";
+
+#[test]
+fn filters_know_what_was_pushed() {
+    for extra in [0, 1, 15] {
+        let mut bench = Bench::new(PUSH_AND_PEEK, vec![bloom(1000, extra)]);
+        let m = bench.loaded.maps[0];
+        for value in (1..2000).step_by(2) {
+            assert_eq!(bench.run(value), 0, "{value}");
+        }
+        let wrong = (0..2000).step_by(2).filter(|value| bench.run(*value) == 0);
+        let wrong = wrong.count();
+        // A filter that says yes to all would be right, too, and of no use.
+        assert!(wrong < 600, "{wrong} of 1000 are wrong");
+        assert_eq!(bench.vm.bloom_holds(m, &1u64.to_le_bytes()), Ok(true));
+        assert_eq!(bench.vm.bloom_holds(m, &[0; 4]), Err(Errno::EINVAL));
+    }
+    let mut bench = Bench::new(PUSH_AND_PEEK, vec![bloom(1000, 0)]);
+    assert_eq!(bench.run(2), errno(Errno::ENOENT));
+}
+
+#[test]
+fn filters_err_the_same_in_every_run() {
+    let wrong = || {
+        let mut bench = Bench::new(PUSH_AND_PEEK, vec![bloom(8, 2)]);
+        for value in [1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21] {
+            assert_eq!(bench.run(value), 0);
+        }
+        let values = (100..2100).step_by(2);
+        values.filter(|v| bench.run(*v) == 0).collect::<Vec<_>>()
+    };
+    assert!(!wrong().is_empty());
+    assert_eq!(wrong(), wrong());
+}
+
+#[test]
+fn filters_are_pushed_and_peeked_only() {
+    let call = |id: u32, flags: u32| {
+        let text = format!(
+            "*(u64 *)(r10 - 8) = 1
+            r1 = map(0) ll; r2 = r10; r2 += -8; r3 = {flags}; r4 = 0
+            call {id}
+            exit"
+        );
+        Bench::new(&text, vec![bloom(8, 0)])
+    };
+    assert_eq!(call(87, 0).run(0), 0);
+    assert_eq!(call(87, 2).run(0), errno(Errno::EINVAL));
+    for (id, name) in [
+        (1, "bpf_map_lookup_elem"),
+        (2, "bpf_map_update_elem"),
+        (3, "bpf_map_delete_elem"),
+        (88, "bpf_map_pop_elem"),
+    ] {
+        let why = format!("`{name}`: map `m` is of type bloom_filter");
+        assert_eq!(end(&mut call(id, 0)), why);
+    }
+    let mut bench = call(87, 0);
+    let m = bench.loaded.maps[0];
+    let (vm, host) = (&mut bench.vm, &mut bench.host);
+    let value = 7u64.to_le_bytes();
+    assert_eq!(
+        vm.map_push(m, &value, UpdateFlags::Exist),
+        Err(Errno::EINVAL)
+    );
+    assert_eq!(
+        vm.map_push(m, &[0; 3], UpdateFlags::Any),
+        Err(Errno::EINVAL)
+    );
+    assert_eq!(vm.bloom_holds(m, &value), Ok(false));
+    assert_eq!(vm.map_push(m, &value, UpdateFlags::Any), Ok(()));
+    assert_eq!(vm.bloom_holds(m, &value), Ok(true));
+    let update = vm.map_update(m, &[], &value, UpdateFlags::Any, host);
+    assert_eq!(update, Err(Errno::EINVAL));
+    assert_eq!(vm.map_delete(m, &[], host), Err(Errno::EOPNOTSUPP));
+    assert_eq!(vm.map_next_key(m, None), Err(Errno::EOPNOTSUPP));
+}
