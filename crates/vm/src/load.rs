@@ -6,16 +6,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use harena_abi::Errno;
 use harena_abi::bpf::BPF_F_NO_USER_CONV;
 use harena_bpf::isa::op::{PseudoCall, PseudoLoad};
 use harena_bpf::isa::{Insn, ldimm64_value};
-use harena_bpf::{LinkedObject, LinkedProgram};
+use harena_bpf::{InitialSlot, LinkedObject, LinkedProgram};
 
 use crate::error::{Place, VmLoadError};
 use crate::exec;
 use crate::host::{KfuncArg, KfuncDesc};
 use crate::layout::{MAP_OBJECT_STRIDE, Region, TEXT_BASE, TEXT_SHIFT};
-use crate::maps::{self, Map, MapId, MapKind, Storage};
+use crate::maps::{self, Map, MapId, MapKind, Storage, UpdateFlags};
 use crate::mem::GuestMem;
 use crate::program::{Engine, Executable, ProgArena, ProgId, Program, line_text};
 use crate::struct_ops::{StructOpsId, StructOpsMap};
@@ -71,6 +72,7 @@ pub(crate) fn load(
         vm.programs.push(Arc::new(program));
         vm.streams.push(Streams::default());
     }
+    fill_slots(vm, object, &loaded)?;
     for ops in &object.struct_ops {
         let id = u32::try_from(vm.struct_ops.len()).expect("bounded by the file's size");
         let members = ops.members.iter();
@@ -87,6 +89,29 @@ pub(crate) fn load(
         loaded.struct_ops.push(StructOpsId(id));
     }
     Ok(loaded)
+}
+
+/// Fills the entries that maps of maps are declared with.
+fn fill_slots(vm: &mut Vm, object: &LinkedObject, loaded: &Loaded) -> Result<(), VmLoadError> {
+    for (spec, map) in object.maps.iter().zip(&loaded.maps) {
+        for (index, slot) in &spec.slots {
+            let set = match slot {
+                InitialSlot::Map(inner) => match loaded.map(*inner) {
+                    Some(inner) => {
+                        vm.map_set_inner(*map, &index.to_le_bytes(), inner, UpdateFlags::Any)
+                    }
+                    None => Err(Errno::EBADF),
+                },
+                InitialSlot::Program(_) => Err(Errno::EBADF),
+            };
+            set.map_err(|errno| VmLoadError::Map {
+                map: spec.name.clone(),
+                errno,
+                reason: format!("its value {index} does not fit"),
+            })?;
+        }
+    }
+    Ok(())
 }
 
 fn load_program(

@@ -7,7 +7,7 @@ use harena_arena::Arena;
 
 use crate::host::Host;
 use crate::layout::Region;
-use crate::maps::{Map, MapId, MapKind, Storage, UpdateFlags};
+use crate::maps::{Map, MapId, MapKind, Object, Storage, UpdateFlags, fits};
 use crate::mem::GuestMem;
 use crate::vm::Vm;
 
@@ -33,7 +33,8 @@ impl Vm {
         self.arena(map)?.user_vm_start()
     }
 
-    /// Where the value of a key lies; on a per-CPU map that of `cpu`.
+    /// Where the value of a key lies; on a per-CPU map that of `cpu`, on a map of maps the map's
+    /// kernel object.
     pub fn map_lookup(&mut self, map: MapId, key: &[u8], cpu: Cpu) -> Option<KernAddr> {
         let map = &mut self.maps[map.index()];
         (key.len() == map.key_len()).then(|| map.lookup(key, cpu))?
@@ -73,6 +74,31 @@ impl Vm {
     #[must_use]
     pub fn map_keys(&self, map: MapId) -> Vec<Box<[u8]>> {
         self.maps[map.index()].keys()
+    }
+
+    /// Sets an entry of a map of maps.
+    pub fn map_set_inner(
+        &mut self,
+        map: MapId,
+        key: &[u8],
+        inner: MapId,
+        flags: UpdateFlags,
+    ) -> Result<(), Errno> {
+        let outer = &self.maps[map.index()];
+        if !matches!(outer.kind, MapKind::ArrayOfMaps | MapKind::HashOfMaps) {
+            return Err(Errno::EINVAL);
+        }
+        let template = outer.spec.inner.as_ref().expect("checked at creation");
+        if !fits(template, &self.maps[inner.index()]) {
+            return Err(Errno::EINVAL);
+        }
+        self.maps[map.index()].set_object(key, Object::Map(inner), flags)
+    }
+
+    /// The map in an entry of a map of maps.
+    #[must_use]
+    pub fn map_inner(&self, map: MapId, key: &[u8]) -> Option<MapId> {
+        self.maps[map.index()].object_at(key)?.map()
     }
 
     /// Adds an element to a map without keys: a queue, a stack, or a Bloom filter.
@@ -145,6 +171,8 @@ impl Map {
             | MapKind::LruHash
             | MapKind::LpmTrie
             | MapKind::BloomFilter
+            | MapKind::ArrayOfMaps
+            | MapKind::HashOfMaps
             | MapKind::Queue
             | MapKind::Stack
             | MapKind::RingBuf

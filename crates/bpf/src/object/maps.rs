@@ -62,10 +62,15 @@ pub(super) fn parse(input: &mut Input<'_>) -> Result<Vec<ParsedMap>, ParseError>
             .ok_or_else(|| fail(MapProblem::NoSymbol))?;
         let (mut def, values) =
             definition(input.btf, name, var.type_id, Nesting::Outer).map_err(fail)?;
-        if let Some(value_type) = def.value_type {
-            def.special_fields =
-                special_fields(input.btf, value_type, &mut input.search_budget).map_err(fail)?;
+        let mut inner = def.inner.take();
+        for def in core::iter::once(&mut def).chain(inner.as_deref_mut()) {
+            if let Some(value_type) = def.value_type {
+                def.special_fields =
+                    special_fields(input.btf, value_type, &mut input.search_budget)
+                        .map_err(fail)?;
+            }
         }
+        def.inner = inner;
         maps.push(ParsedMap {
             def,
             symbol_offset: Some(offset),

@@ -44,6 +44,18 @@ fn keyed(ctx: &Ctx<'_>, map: u64) -> Result<MapId, Fail> {
     Ok(id)
 }
 
+/// A map whose elements programs may set and delete by key.
+fn writable(ctx: &Ctx<'_>, map: u64) -> Result<MapId, Fail> {
+    let id = keyed(ctx, map)?;
+    if matches!(
+        ctx.vm.map(id).kind(),
+        MapKind::ArrayOfMaps | MapKind::HashOfMaps
+    ) {
+        return Err(ctx.unfit(id));
+    }
+    Ok(id)
+}
+
 fn lookup_on(ctx: &mut Ctx<'_>, map: u64, key_at: u64, cpu: Cpu) -> Answer {
     let id = keyed(ctx, map)?;
     if ctx.vm.map(id).is_array() {
@@ -64,7 +76,7 @@ fn lookup_on(ctx: &mut Ctx<'_>, map: u64, key_at: u64, cpu: Cpu) -> Answer {
 
 /// `bpf_map_update_elem(map, key, value, flags)`.
 pub(super) fn update(ctx: &mut Ctx<'_>, [map, key_at, value, flags, _]: [u64; 5]) -> Answer {
-    let id = keyed(ctx, map)?;
+    let id = writable(ctx, map)?;
     let key = key(ctx, id, key_at)?;
     let value = ctx.bytes(value, u64::from(ctx.vm.map(id).spec().value_size))?;
     let takes_lock = ctx.vm.map(id).kind() != MapKind::LpmTrie;
@@ -79,7 +91,7 @@ pub(super) fn update(ctx: &mut Ctx<'_>, [map, key_at, value, flags, _]: [u64; 5]
 
 /// `bpf_map_delete_elem(map, key)`.
 pub(super) fn delete(ctx: &mut Ctx<'_>, [map, key_at, ..]: [u64; 5]) -> Answer {
-    let id = keyed(ctx, map)?;
+    let id = writable(ctx, map)?;
     let key = key(ctx, id, key_at)?;
     charge_element(ctx, id)?;
     ctx.vm.map_delete(id, &key, ctx.host)?;

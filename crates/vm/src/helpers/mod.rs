@@ -115,6 +115,8 @@ impl Ctx<'_> {
             | MapKind::LruHash => Ok(()),
             MapKind::LpmTrie
             | MapKind::BloomFilter
+            | MapKind::ArrayOfMaps
+            | MapKind::HashOfMaps
             | MapKind::Queue
             | MapKind::Stack
             | MapKind::RingBuf

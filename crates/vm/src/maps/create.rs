@@ -9,7 +9,7 @@ use harena_bpf::{Contents, LinkedMap};
 use super::bloom::{self, Bloom, HASH_FUNCS_MASK, Seed};
 use super::ringbuf::RingBuf;
 use super::trie::{LENGTH_SIZE, Trie};
-use super::{Map, MapId, MapKind, Storage};
+use super::{Map, MapId, MapKind, Objects, Storage};
 use crate::error::VmLoadError;
 use crate::layout::Region;
 use crate::mem::{ArenaSlot, CreateArenaError, GuestMem};
@@ -19,11 +19,13 @@ const BPF_F_NO_PREALLOC: u32 = 1 << 0;
 const BPF_F_NO_COMMON_LRU: u32 = 1 << 1;
 const BPF_F_NUMA_NODE: u32 = 1 << 2;
 const BPF_F_RDONLY_WRONLY: u32 = (1 << 3) | (1 << 4) | (1 << 7) | (1 << 8);
+/// `BPF_F_RDONLY_PROG` and `BPF_F_WRONLY_PROG`.
+const BPF_F_PROG_ACCESS: u32 = (1 << 7) | (1 << 8);
 const BPF_F_ZERO_SEED: u32 = 1 << 6;
 const BPF_F_CLONE: u32 = 1 << 9;
 const BPF_F_MMAPABLE: u32 = harena_abi::bpf::BPF_F_MMAPABLE;
 const BPF_F_PRESERVE_ELEMS: u32 = 1 << 11;
-const BPF_F_INNER_MAP: u32 = 1 << 12;
+pub(super) const BPF_F_INNER_MAP: u32 = 1 << 12;
 
 /// Largest allocation of `kmalloc` on x86-64 with 4 KiB pages.
 const KMALLOC_MAX_SIZE: u64 = 1 << 22;
@@ -45,6 +47,9 @@ pub(crate) fn create(
         map: spec.name.clone(),
         map_type: spec.map_type.to_string(),
     })?;
+    if let Some(inner) = spec.inner.as_deref() {
+        check_inner(inner)?;
+    }
     check_extra(kind, spec)
         .and_then(|()| check(kind, spec))
         .map_err(|(errno, reason)| VmLoadError::Map {
@@ -105,6 +110,7 @@ fn storage(mem: &GuestMem, map: &Map, config: &VmConfig) -> Result<Storage, VmLo
             };
             Storage::Bloom(Bloom::new(bits, count, spec.map_extra, seed))
         }
+        MapKind::ArrayOfMaps | MapKind::HashOfMaps => Storage::Objects(Objects::default()),
         MapKind::LpmTrie => Storage::Trie(Trie::new(spec.key_size)),
         MapKind::RingBuf => {
             let data = mem.alloc(Region::Maps, entries, PAGE_SIZE)?;
@@ -214,6 +220,20 @@ fn ensure(ok: bool, errno: Errno, reason: &'static str) -> Result<(), Refusal> {
     if ok { Ok(()) } else { Err((errno, reason)) }
 }
 
+/// The template of the maps in a map is created, too, before the map.
+fn check_inner(inner: &LinkedMap) -> Result<(), VmLoadError> {
+    let kind = MapKind::of(inner.map_type).ok_or_else(|| VmLoadError::MapType {
+        map: inner.name.clone(),
+        map_type: inner.map_type.to_string(),
+    })?;
+    let checked = check_extra(kind, inner).and_then(|()| check(kind, inner));
+    checked.map_err(|(errno, reason)| VmLoadError::Map {
+        map: inner.name.clone(),
+        errno,
+        reason: reason.to_owned(),
+    })
+}
+
 /// What `map_create()` itself looks at.
 fn check_extra(kind: MapKind, spec: &LinkedMap) -> Result<(), Refusal> {
     let may = matches!(kind, MapKind::BloomFilter | MapKind::Arena);
@@ -231,6 +251,7 @@ fn check(kind: MapKind, spec: &LinkedMap) -> Result<(), Refusal> {
         MapKind::Queue | MapKind::Stack => check_queue(spec),
         MapKind::LpmTrie => check_trie(spec),
         MapKind::BloomFilter => check_bloom(spec),
+        MapKind::ArrayOfMaps | MapKind::HashOfMaps => check_of_maps(kind, spec),
         MapKind::RingBuf => check_ringbuf(spec),
         MapKind::TaskStorage | MapKind::CgrpStorage => check_storage(spec),
         MapKind::Arena => Ok(()),
@@ -268,12 +289,17 @@ fn check_array(kind: MapKind, spec: &LinkedMap) -> Result<(), Refusal> {
         Errno::E2BIG,
         "value_size is above 2^31",
     )?;
+    ensure(
+        kind == MapKind::Array || spec.map_flags & (BPF_F_MMAPABLE | BPF_F_INNER_MAP) == 0,
+        Errno::EINVAL,
+        "map_flags are for plain arrays",
+    )?;
+    ensure(
+        spec.map_flags & BPF_F_PRESERVE_ELEMS == 0,
+        Errno::EINVAL,
+        "BPF_F_PRESERVE_ELEMS is for arrays of perf events",
+    )?;
     if kind == MapKind::PercpuArray {
-        ensure(
-            spec.map_flags & (BPF_F_MMAPABLE | BPF_F_INNER_MAP) == 0,
-            Errno::EINVAL,
-            "map_flags do not fit a per-CPU array",
-        )?;
         check_percpu(spec)?;
     }
     Ok(())
@@ -347,6 +373,28 @@ fn check_bloom(spec: &LinkedMap) -> Result<(), Refusal> {
         spec.map_extra & !HASH_FUNCS_MASK == 0,
         Errno::EINVAL,
         "map_extra is no number of hash functions",
+    )
+}
+
+fn check_of_maps(kind: MapKind, spec: &LinkedMap) -> Result<(), Refusal> {
+    ensure(spec.value_size == 4, Errno::EINVAL, "value_size is not 4")?;
+    if kind == MapKind::ArrayOfMaps {
+        ensure(
+            spec.map_flags & BPF_F_PROG_ACCESS == 0,
+            Errno::EINVAL,
+            "map_flags do not fit an array of maps",
+        )?;
+        check_array(kind, spec)?;
+    } else {
+        check_hash(kind, spec)?;
+    }
+    let inner = spec.inner.as_deref();
+    let inner = inner.and_then(|inner| MapKind::of(inner.map_type));
+    ensure(inner.is_some(), Errno::EBADF, "there is no inner map")?;
+    ensure(
+        !matches!(inner, Some(MapKind::ArrayOfMaps | MapKind::HashOfMaps)),
+        Errno::EINVAL,
+        "the inner map is a map of maps",
     )
 }
 

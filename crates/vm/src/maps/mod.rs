@@ -15,13 +15,16 @@
 //! | Bloom filter | none: one block of bits |
 //! | task, cgroup storage | one block per owner, keyed by the owner's address |
 //! | ring buffer | the ring, twice the header's positions on the host's side |
+//! | map of maps | none: the maps |
 //! | arena | none: an arena |
 //!
-//! Errors are the kernel's (`kernel/bpf/{arraymap,bloom_filter,hashtab,lpm_trie,queue_stack_maps}.c`).
+//! Errors are the kernel's (`kernel/bpf/{arraymap,hashtab,queue_stack_maps}.c`, and what the
+//! modules name).
 
 mod bloom;
 mod create;
 mod keyed;
+mod objects;
 mod queue;
 mod ringbuf;
 mod trie;
@@ -37,6 +40,7 @@ use crate::layout::{MAP_OBJECT_STRIDE, Region};
 use crate::mem::{ArenaSlot, GuestMem};
 
 pub(crate) use bloom::Bloom;
+pub(crate) use objects::{Object, Objects, fits};
 pub(crate) use queue::Take;
 pub(crate) use ringbuf::{Commit, RingBuf};
 pub(crate) use trie::Trie;
@@ -88,6 +92,8 @@ pub enum MapKind {
     LruHash,
     LpmTrie,
     BloomFilter,
+    ArrayOfMaps,
+    HashOfMaps,
     Queue,
     Stack,
     RingBuf,
@@ -108,6 +114,8 @@ impl MapKind {
             MapType::LRU_HASH => Self::LruHash,
             MapType::LPM_TRIE => Self::LpmTrie,
             MapType::BLOOM_FILTER => Self::BloomFilter,
+            MapType::ARRAY_OF_MAPS => Self::ArrayOfMaps,
+            MapType::HASH_OF_MAPS => Self::HashOfMaps,
             MapType::QUEUE => Self::Queue,
             MapType::STACK => Self::Stack,
             MapType::RINGBUF => Self::RingBuf,
@@ -172,6 +180,8 @@ pub(crate) enum Storage {
     Trie(Trie),
     /// Bits.
     Bloom(Bloom),
+    /// What each entry names.
+    Objects(Objects),
     /// A ring of records.
     RingBuf(RingBuf),
     /// The pages of an arena.
@@ -285,6 +295,7 @@ impl Map {
                 self.block_size() + key_size
             }
             Storage::Bloom(_) => u64::from(self.spec.value_size),
+            Storage::Objects(_) => key_size,
             Storage::RingBuf(_) | Storage::Arena { .. } => 0,
         }
     }
@@ -325,6 +336,7 @@ impl Map {
                 value.checked_add(offset * self.stride())
             }
             Storage::Trie(trie) => trie.lookup(key).value,
+            Storage::Objects(objects) => objects.get(key)?.map().map(MapId::object),
             Storage::Queue { .. }
             | Storage::Bloom(_)
             | Storage::RingBuf(_)
@@ -351,6 +363,8 @@ impl Map {
             }
             MapKind::LpmTrie => self.update_trie(mem, key, value, flags).map(|()| None),
             MapKind::Queue | MapKind::Stack | MapKind::BloomFilter => Err(Errno::EINVAL),
+            // A value from user space is a file descriptor, and there are none.
+            MapKind::ArrayOfMaps | MapKind::HashOfMaps => Err(Errno::EBADF),
             MapKind::RingBuf => Err(Errno::ENOTSUPP),
             MapKind::Arena | MapKind::TaskStorage | MapKind::CgrpStorage => Err(Errno::EOPNOTSUPP),
         }
@@ -386,6 +400,9 @@ impl Map {
             | MapKind::TaskStorage
             | MapKind::CgrpStorage => self.delete_keyed(mem, key),
             MapKind::LpmTrie => self.delete_trie(mem, key),
+            MapKind::ArrayOfMaps | MapKind::HashOfMaps => {
+                self.clear_object(key).map(|()| KernAddr::NULL)
+            }
             MapKind::BloomFilter | MapKind::RingBuf | MapKind::Arena => Err(Errno::EOPNOTSUPP),
         }
     }
@@ -393,9 +410,9 @@ impl Map {
     /// Every key, in the order a walk visits them.
     pub(crate) fn keys(&self) -> Vec<Box<[u8]>> {
         match &self.storage {
-            Storage::Array { .. } => (0..self.spec.max_entries)
-                .map(|i| Box::from(i.to_le_bytes()))
-                .collect(),
+            Storage::Array { .. } => self.indices(),
+            Storage::Objects(objects) if self.kind == MapKind::HashOfMaps => objects.keys(),
+            Storage::Objects(_) => self.indices(),
             Storage::Keyed { blocks, .. } => blocks.keys().cloned().collect(),
             Storage::Trie(trie) => trie.keys(),
             Storage::Queue { .. }
@@ -405,10 +422,28 @@ impl Map {
         }
     }
 
+    /// The keys of an array.
+    fn indices(&self) -> Vec<Box<[u8]>> {
+        let indices = 0..self.spec.max_entries;
+        indices.map(|i| Box::from(i.to_le_bytes())).collect()
+    }
+
+    /// The index behind this one in an array.
+    fn next_index(&self, after: Option<&[u8]>) -> Option<Box<[u8]>> {
+        let index = match after {
+            Some(key) => u32::from_le_bytes(key.try_into().ok()?).checked_add(1)?,
+            None => 0,
+        };
+        (index < self.spec.max_entries).then(|| Box::from(index.to_le_bytes()))
+    }
+
     /// `BPF_MAP_GET_NEXT_KEY`: a key that is not there starts again.
     pub(crate) fn key_after(&self, after: Option<&[u8]>) -> Result<Box<[u8]>, Errno> {
         let found = match &self.storage {
-            Storage::Array { .. } => {
+            Storage::Objects(objects) if self.kind == MapKind::HashOfMaps => {
+                self.next_key(after.filter(|key| objects.get(key).is_some()))
+            }
+            Storage::Array { .. } | Storage::Objects(_) => {
                 let index = |key: &[u8]| Some(u32::from_le_bytes(key.try_into().ok()?));
                 let known = |key: &&[u8]| index(key).is_some_and(|i| i < self.spec.max_entries);
                 self.next_key(after.filter(known))
@@ -428,13 +463,10 @@ impl Map {
     /// any more; the very first without.
     pub(crate) fn next_key(&self, after: Option<&[u8]>) -> Option<Box<[u8]>> {
         match &self.storage {
-            Storage::Array { .. } => {
-                let index = match after {
-                    Some(key) => u32::from_le_bytes(key.try_into().ok()?).checked_add(1)?,
-                    None => 0,
-                };
-                (index < self.spec.max_entries).then(|| Box::from(index.to_le_bytes()))
+            Storage::Objects(objects) if self.kind == MapKind::HashOfMaps => {
+                objects.next_key(after)
             }
+            Storage::Array { .. } | Storage::Objects(_) => self.next_index(after),
             Storage::Keyed { blocks, .. } => {
                 let from = after.map_or(Bound::Unbounded, Bound::Excluded);
                 let mut rest = blocks.range::<[u8], _>((from, Bound::Unbounded));
@@ -476,6 +508,7 @@ impl Map {
             Storage::Queue { .. }
             | Storage::Trie(_)
             | Storage::Bloom(_)
+            | Storage::Objects(_)
             | Storage::RingBuf(_)
             | Storage::Arena { .. } => None,
         }

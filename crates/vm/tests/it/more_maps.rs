@@ -1,7 +1,9 @@
 //! Tries, filters, and maps that refer to maps and programs: the kernel's answers.
 
+use std::collections::BTreeMap;
+
 use harena_abi::{Cpu, Errno};
-use harena_bpf::{LinkedMap, MapType};
+use harena_bpf::{InitialSlot, LinkedMap, MapIndex, MapType};
 use harena_vm::{UpdateFlags, Vm, VmLoadError};
 
 use super::support::{Bench, KFUNCS, config, map, object, program};
@@ -358,4 +360,212 @@ fn filters_are_pushed_and_peeked_only() {
     assert_eq!(update, Err(Errno::EINVAL));
     assert_eq!(vm.map_delete(m, &[], host), Err(Errno::EOPNOTSUPP));
     assert_eq!(vm.map_next_key(m, None), Err(Errno::EOPNOTSUPP));
+}
+
+fn of_maps(map_type: MapType, entries: u32, inner: LinkedMap) -> LinkedMap {
+    LinkedMap {
+        inner: Some(Box::new(inner)),
+        ..map(map_type, 4, 4, entries)
+    }
+}
+
+fn array(value_size: u32, entries: u32) -> LinkedMap {
+    map(MapType::ARRAY, 4, value_size, entries)
+}
+
+#[test]
+fn maps_of_maps_are_created_as_the_kernels() {
+    use Errno::{E2BIG, EBADF, EINVAL};
+    let (arrays, hashes) = (MapType::ARRAY_OF_MAPS, MapType::HASH_OF_MAPS);
+    let inner = || array(8, 2);
+    for kind in [arrays, hashes] {
+        let nested = of_maps(kind, 2, of_maps(kind, 2, inner()));
+        let value_size = LinkedMap {
+            value_size: 8,
+            ..of_maps(kind, 2, inner())
+        };
+        refusals([
+            (of_maps(kind, 2, inner()), None),
+            (of_maps(kind, 0, inner()), Some(EINVAL)),
+            (of_maps(kind, 2, array(0, 2)), Some(EINVAL)),
+            (of_maps(kind, 2, array(1 << 31, 2)), Some(E2BIG)),
+            (of_maps(kind, 2, trie(2)), None),
+            (map(kind, 4, 4, 2), Some(EBADF)),
+            (nested, Some(EINVAL)),
+            (value_size, Some(EINVAL)),
+        ]);
+    }
+    let long_key = |kind| LinkedMap {
+        key_size: 8,
+        ..of_maps(kind, 2, inner())
+    };
+    let inner_map = 1 << 12;
+    refusals([
+        (long_key(arrays), Some(EINVAL)),
+        (long_key(hashes), None),
+        (flags(1 << 7, of_maps(arrays, 2, inner())), Some(EINVAL)),
+        (flags(1 << 10, of_maps(arrays, 2, inner())), Some(EINVAL)),
+        (flags(inner_map, array(8, 2)), None),
+        (flags(inner_map, of_maps(arrays, 2, inner())), Some(EINVAL)),
+        (flags(1 << 11, array(8, 2)), Some(EINVAL)),
+        (flags(NO_PREALLOC, of_maps(hashes, 2, inner())), None),
+    ]);
+}
+
+/// Looks the low half of the context up in map 0, the high half in what it finds there; adds 1 to
+/// the value and returns it. -1: no map; -2: no value.
+const IN_AND_IN: &str = "
+    *(u32 *)(r10 - 8) = r1
+    r1 >>= 32
+    *(u32 *)(r10 - 4) = r1
+    r1 = map(0) ll; r2 = r10; r2 += -8; call 1
+    if r0 != 0 goto inner
+    r0 = -1
+    exit
+inner:
+    r1 = r0; r2 = r10; r2 += -4; call 1
+    if r0 != 0 goto value
+    r0 = -2
+    exit
+value:
+    r1 = *(u64 *)(r0 + 0)
+    r1 += 1
+    *(u64 *)(r0 + 0) = r1
+    r0 = r1
+    exit";
+
+const NO_MAP: u64 = u64::MAX;
+const NO_VALUE: u64 = u64::MAX - 1;
+
+#[test]
+fn programs_reach_maps_through_maps() {
+    for kind in [MapType::ARRAY_OF_MAPS, MapType::HASH_OF_MAPS] {
+        let mut outer = of_maps(kind, 3, array(8, 2));
+        let slots = [(0, MapIndex(1)), (2, MapIndex(2))];
+        outer.slots = slots.map(|(at, map)| (at, InitialSlot::Map(map))).into();
+        let mut bench = Bench::new(IN_AND_IN, vec![outer, array(8, 2), array(8, 2)]);
+        let (outer, one, two) = (
+            bench.loaded.maps[0],
+            bench.loaded.maps[1],
+            bench.loaded.maps[2],
+        );
+        let at = |outer: u64, inner: u64| outer | inner << 32;
+        assert_eq!(bench.run(at(0, 1)), 1);
+        assert_eq!(bench.run(at(0, 1)), 2);
+        assert_eq!(bench.run(at(2, 1)), 1);
+        assert_eq!(bench.run(at(0, 2)), NO_VALUE);
+        assert_eq!(bench.run(at(1, 0)), NO_MAP);
+        assert_eq!(bench.run(at(3, 0)), NO_MAP);
+        let (vm, host) = (&mut bench.vm, &mut bench.host);
+        let key = |n: u32| n.to_le_bytes();
+        assert_eq!(vm.map_inner(outer, &key(2)), Some(two));
+        let object = vm.map_lookup(outer, &key(0), CPU0);
+        assert_eq!(object, Some(vm.map(one).object()));
+        vm.map_set_inner(outer, &key(1), one, UpdateFlags::Any)
+            .unwrap();
+        assert_eq!(vm.map_delete(outer, &key(0), host), Ok(()));
+        assert_eq!(vm.map_delete(outer, &key(0), host), Err(Errno::ENOENT));
+        assert_eq!(bench.run(at(1, 1)), 3);
+        assert_eq!(bench.run(at(0, 1)), NO_MAP);
+    }
+}
+
+#[test]
+fn entries_of_maps_of_maps_are_set_as_the_kernels() {
+    use Errno::{E2BIG, EBADF, EEXIST, EINVAL, ENOENT};
+    use UpdateFlags::{Any, Exist, NoExist};
+    let key = |n: u32| n.to_le_bytes();
+    let outer = of_maps(MapType::ARRAY_OF_MAPS, 2, array(8, 2));
+    let mut bench = Bench::new("exit", vec![outer, array(8, 2)]);
+    let (vm, host, m) = (&mut bench.vm, &mut bench.host, bench.loaded.maps.clone());
+    let (arrays, inner) = (m[0], m[1]);
+    assert_eq!(vm.map_set_inner(arrays, &key(1), inner, Any), Ok(()));
+    assert_eq!(vm.map_set_inner(arrays, &key(2), inner, Any), Err(E2BIG));
+    assert_eq!(vm.map_set_inner(arrays, &key(1), inner, Exist), Err(EINVAL));
+    assert_eq!(vm.map_set_inner(arrays, &[0; 8], inner, Any), Err(EINVAL));
+    assert_eq!(vm.map_set_inner(inner, &key(1), inner, Any), Err(EINVAL));
+    assert_eq!(vm.map_set_inner(arrays, &key(1), arrays, Any), Err(EINVAL));
+    let raw = vm.map_update(arrays, &key(0), &[3, 0, 0, 0], Any, host);
+    assert_eq!(raw, Err(EBADF));
+    assert_eq!(vm.map_delete(arrays, &key(2), host), Err(E2BIG));
+    assert_eq!(vm.map_keys(arrays).len(), 2);
+    assert_eq!(vm.map_next_key(arrays, None).as_deref(), Ok(&key(0)[..]));
+
+    let outer = of_maps(MapType::HASH_OF_MAPS, 2, array(8, 2));
+    let mut bench = Bench::new("exit", vec![outer, array(8, 2)]);
+    let (vm, host, m) = (&mut bench.vm, &mut bench.host, bench.loaded.maps.clone());
+    let (hashes, inner) = (m[0], m[1]);
+    assert_eq!(vm.map_next_key(hashes, None), Err(ENOENT));
+    assert_eq!(vm.map_set_inner(hashes, &key(7), inner, Exist), Err(ENOENT));
+    assert_eq!(vm.map_set_inner(hashes, &key(7), inner, NoExist), Ok(()));
+    assert_eq!(
+        vm.map_set_inner(hashes, &key(7), inner, NoExist),
+        Err(EEXIST)
+    );
+    assert_eq!(vm.map_set_inner(hashes, &key(8), inner, Any), Ok(()));
+    assert_eq!(vm.map_set_inner(hashes, &key(9), inner, Any), Err(E2BIG));
+    assert_eq!(vm.map_set_inner(hashes, &key(8), inner, Exist), Ok(()));
+    let next = vm.map_next_key(hashes, Some(&key(7)));
+    assert_eq!(next.as_deref(), Ok(&key(8)[..]));
+    assert_eq!(vm.map_keys(hashes).len(), 2);
+    assert_eq!(vm.map_delete(hashes, &key(9), host), Err(ENOENT));
+}
+
+#[test]
+fn inner_maps_are_like_their_template() {
+    let fits = |template: LinkedMap, inner: LinkedMap| {
+        let outer = of_maps(MapType::ARRAY_OF_MAPS, 1, template);
+        let mut bench = Bench::new("exit", vec![outer, inner]);
+        let (outer, inner) = (bench.loaded.maps[0], bench.loaded.maps[1]);
+        let set = bench
+            .vm
+            .map_set_inner(outer, &[0; 4], inner, UpdateFlags::Any);
+        set.map_err(|errno| assert_eq!(errno, Errno::EINVAL))
+            .is_ok()
+    };
+    let hash = |key, entries| map(MapType::HASH, key, 8, entries);
+    let any_length = |entries| flags(1 << 12, array(8, entries));
+    assert!(fits(array(8, 2), array(8, 2)));
+    assert!(!fits(array(8, 2), array(8, 3)));
+    assert!(!fits(array(8, 2), array(4, 2)));
+    assert!(!fits(array(8, 2), map(MapType::PERCPU_ARRAY, 4, 8, 2)));
+    assert!(fits(any_length(2), any_length(3)));
+    assert!(!fits(any_length(2), array(8, 2)));
+    assert!(fits(hash(8, 2), hash(8, 3)));
+    assert!(!fits(hash(8, 2), hash(4, 2)));
+    assert!(!fits(hash(8, 2), flags(NO_PREALLOC, hash(8, 2))));
+}
+
+#[test]
+fn declared_maps_must_fit() {
+    let load = |at: u32, inner: u32| {
+        let mut outer = of_maps(MapType::ARRAY_OF_MAPS, 1, array(8, 2));
+        outer.slots = BTreeMap::from([(at, InitialSlot::Map(MapIndex(inner)))]);
+        let maps = vec![outer, array(8, 2), array(8, 3)];
+        let mut vm = Vm::new(config(1)).unwrap();
+        let loaded = vm.load(&object(vec![program("main", "exit")], maps), KFUNCS);
+        loaded.map(|_| ()).map_err(|error| error.to_string())
+    };
+    let bad = |why: &str| Err(format!("map `m`: {why}"));
+    assert_eq!(load(0, 1), Ok(()));
+    assert_eq!(load(1, 1), bad("E2BIG: its value 1 does not fit"));
+    assert_eq!(load(0, 2), bad("EINVAL: its value 0 does not fit"));
+    assert_eq!(load(0, 0), bad("EINVAL: its value 0 does not fit"));
+    assert_eq!(load(0, 3), bad("EBADF: its value 0 does not fit"));
+}
+
+#[test]
+fn programs_only_look_up_in_maps_of_maps() {
+    for (id, name) in [(2, "bpf_map_update_elem"), (3, "bpf_map_delete_elem")] {
+        let text = format!(
+            "*(u64 *)(r10 - 8) = 0
+            r1 = map(0) ll; r2 = r10; r2 += -8; r3 = r2; r4 = 0
+            call {id}
+            exit"
+        );
+        let outer = of_maps(MapType::ARRAY_OF_MAPS, 1, array(8, 2));
+        let mut bench = Bench::new(&text, vec![outer]);
+        let why = format!("`{name}`: map `m` is of type array_of_maps");
+        assert_eq!(end(&mut bench), why);
+    }
 }
