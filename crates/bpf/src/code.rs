@@ -26,6 +26,9 @@ use crate::isa::op::{BPF_B, BPF_LD, PseudoCall};
 
 use crate::analysis::Space;
 
+/// Number of the helper `bpf_tail_call`, which engines treat as a jump.
+pub const TAIL_CALL: u32 = 12;
+
 /// Bytes of stack one frame has.
 pub const FRAME_SIZE: i32 = 512;
 /// The frame pointer.

@@ -17,11 +17,22 @@ pub mod status {
     pub const INTERPRET: u32 = 2;
 }
 
+/// What a call of the host tells the code.
+pub mod reply {
+    /// Go on behind the call.
+    pub const GO_ON: u64 = 0;
+    /// End the run.
+    pub const STOP: u64 = 1;
+    /// Return from the function: a tail call was made. Only looked at behind a call of helper
+    /// [`harena_bpf::code::TAIL_CALL`].
+    pub const RETURN: u64 = 2;
+}
+
 /// The state of one activation of compiled code.
 ///
 /// Machine calls to the host: `call(r1, r2, r3, r4, r5, context)` for helpers and kfuncs,
-/// which gives (r0, stop?) in two registers, and `access(context, base, value, r0)` for what a
-/// memory operation cannot do itself, which gives the new value of the register that the
+/// which gives r0 and a [`reply`] in two registers, and `access(context, base, value, r0)` for
+/// what a memory operation cannot do itself, which gives the new value of the register that the
 /// operation writes.
 #[derive(Clone, Debug, Default)]
 #[repr(C)]

@@ -32,7 +32,7 @@ mod x86_64;
 pub use contained::Contained;
 pub use context::{
     BOUNDS_DISTANCE, BOUNDS_SIZE, BoundOf, Context, FRAMES_MAX, GUEST_BITS, UNIT_SHIFT,
-    bounds_offset, status,
+    bounds_offset, reply, status,
 };
 pub use image::{
     CodeImage, Containment, Fault, JitError, Line, ProgramCode, Proof, Source, UserCast,

@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use harena_abi::Errno;
 use harena_abi::bpf::BPF_F_NO_USER_CONV;
+use harena_bpf::btf::TypeId;
 use harena_bpf::isa::op::{PseudoCall, PseudoLoad};
 use harena_bpf::isa::{Insn, ldimm64_value};
-use harena_bpf::{InitialSlot, LinkedObject, LinkedProgram};
+use harena_bpf::{InitialSlot, LinkedObject, LinkedProgram, StructOpsMember};
 
 use crate::error::{Place, VmLoadError};
 use crate::exec;
@@ -60,7 +61,10 @@ pub(crate) fn load(
     let mut programs = Vec::with_capacity(object.programs.len());
     for linked in &object.programs {
         let number = vm.programs.len() + programs.len();
-        programs.push(load_program(vm, number, linked, &loaded, &kfuncs)?);
+        let mut program = load_program(vm, number, linked, &loaded, &kfuncs)?;
+        program.proto = member_type(object, programs.len());
+        claim_arrays(vm, linked, &program, &loaded)?;
+        programs.push(program);
     }
     if vm.config.engine == Engine::Jit
         && let Err(refused) = exec::compile(vm, &mut programs)
@@ -91,7 +95,40 @@ pub(crate) fn load(
     Ok(loaded)
 }
 
-/// Fills the entries that maps of maps are declared with.
+/// The type of the struct_ops member that a program of the object implements.
+fn member_type(object: &LinkedObject, program: usize) -> Option<TypeId> {
+    let mut members = object.struct_ops.iter().flat_map(|ops| &ops.members);
+    let is_it = |member: &&StructOpsMember| member.program.is_some_and(|p| p.index() == program);
+    members.find(is_it).map(|member| member.proto)
+}
+
+/// Ties the program arrays that a program refers to to programs like it.
+fn claim_arrays(
+    vm: &mut Vm,
+    linked: &LinkedProgram,
+    program: &Program,
+    loaded: &Loaded,
+) -> Result<(), VmLoadError> {
+    let mut slot = 0;
+    while let Some(insn) = linked.insns.get(slot) {
+        let index = usize::try_from(insn.imm).ok();
+        let id = index.and_then(|index| loaded.maps.get(index));
+        let id = id.filter(|_| insn.pseudo_load() == Some(PseudoLoad::Map));
+        let map = id.map(|id| &mut vm.maps[id.index()]);
+        if let Some(map) = map.filter(|map| map.kind() == MapKind::ProgArray) {
+            let claimed = map.claim(program.shape());
+            claimed.map_err(|errno| VmLoadError::Map {
+                map: map.name().to_owned(),
+                errno,
+                reason: format!("it is for other programs than `{}`", program.name()),
+            })?;
+        }
+        slot += if insn.is_ldimm64() { 2 } else { 1 };
+    }
+    Ok(())
+}
+
+/// Fills the entries that maps of maps and program arrays are declared with.
 fn fill_slots(vm: &mut Vm, object: &LinkedObject, loaded: &Loaded) -> Result<(), VmLoadError> {
     for (spec, map) in object.maps.iter().zip(&loaded.maps) {
         for (index, slot) in &spec.slots {
@@ -102,7 +139,10 @@ fn fill_slots(vm: &mut Vm, object: &LinkedObject, loaded: &Loaded) -> Result<(),
                     }
                     None => Err(Errno::EBADF),
                 },
-                InitialSlot::Program(_) => Err(Errno::EBADF),
+                InitialSlot::Program(prog) => match loaded.programs.get(prog.index()) {
+                    Some(prog) => vm.map_set_program(*map, *index, *prog),
+                    None => Err(Errno::EBADF),
+                },
             };
             set.map_err(|errno| VmLoadError::Map {
                 map: spec.name.clone(),
@@ -210,6 +250,7 @@ impl ProgramLoader<'_> {
             },
             len,
             arena: self.arena(),
+            proto: None,
             kfuncs: std::mem::take(&mut self.called),
             executable: Executable { code, native: None },
         })

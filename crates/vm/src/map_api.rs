@@ -9,6 +9,7 @@ use crate::host::Host;
 use crate::layout::Region;
 use crate::maps::{Map, MapId, MapKind, Object, Storage, UpdateFlags, fits};
 use crate::mem::GuestMem;
+use crate::program::ProgId;
 use crate::vm::Vm;
 
 impl Vm {
@@ -101,6 +102,28 @@ impl Vm {
         self.maps[map.index()].object_at(key)?.map()
     }
 
+    /// Sets an entry of a program array; `map_delete` clears it.
+    pub fn map_set_program(&mut self, map: MapId, index: u32, prog: ProgId) -> Result<(), Errno> {
+        let shape = self.program(prog).shape();
+        let array = &mut self.maps[map.index()];
+        if array.kind != MapKind::ProgArray {
+            return Err(Errno::EINVAL);
+        }
+        if index >= array.spec.max_entries {
+            return Err(Errno::E2BIG);
+        }
+        array.claim(shape)?;
+        let program = Object::Program(prog);
+        array.set_object(&index.to_le_bytes(), program, UpdateFlags::Any)
+    }
+
+    /// The program in an entry of a program array.
+    #[must_use]
+    pub fn map_program(&self, map: MapId, index: u32) -> Option<ProgId> {
+        let map = &self.maps[map.index()];
+        map.object_at(&index.to_le_bytes())?.program()
+    }
+
     /// Adds an element to a map without keys: a queue, a stack, or a Bloom filter.
     pub fn map_push(&mut self, map: MapId, value: &[u8], flags: UpdateFlags) -> Result<(), Errno> {
         let map = &mut self.maps[map.index()];
@@ -173,6 +196,7 @@ impl Map {
             | MapKind::BloomFilter
             | MapKind::ArrayOfMaps
             | MapKind::HashOfMaps
+            | MapKind::ProgArray
             | MapKind::Queue
             | MapKind::Stack
             | MapKind::RingBuf

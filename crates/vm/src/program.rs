@@ -6,7 +6,8 @@
 use std::sync::Arc;
 
 use harena_arena::Arena;
-use harena_bpf::{LineTable, LinkedProgram, SourceLine};
+use harena_bpf::btf::TypeId;
+use harena_bpf::{LineTable, LinkedProgram, ProgType, SourceLine};
 
 use crate::error::Place;
 use crate::exec::Native;
@@ -75,6 +76,15 @@ pub(crate) struct ProgArena {
     pub(crate) no_user_conv: bool,
 }
 
+/// What programs that call each other as tails must agree in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ProgramShape {
+    prog_type: ProgType,
+    sleepable: bool,
+    /// The type of the struct_ops member that it implements.
+    proto: Option<TypeId>,
+}
+
 /// A program that can be run.
 #[derive(Debug)]
 pub struct Program {
@@ -83,6 +93,8 @@ pub struct Program {
     pub(crate) linked: LinkedProgram,
     pub(crate) len: u32,
     pub(crate) arena: Option<ProgArena>,
+    /// The type, in the kernel's BTF, of the struct_ops member that it implements.
+    pub(crate) proto: Option<TypeId>,
     /// The kfuncs it calls; decoded calls carry an index of this.
     pub(crate) kfuncs: Vec<KfuncDesc>,
     pub(crate) executable: Executable,
@@ -114,6 +126,14 @@ impl Program {
             Sleepable::Yes
         } else {
             Sleepable::No
+        }
+    }
+
+    pub(crate) fn shape(&self) -> ProgramShape {
+        ProgramShape {
+            prog_type: self.linked.prog_type,
+            sleepable: self.linked.sleepable,
+            proto: self.proto,
         }
     }
 

@@ -181,8 +181,9 @@ fn report_text(vm: &Vm, host: &dyn Host, site: &Site, headline: &str) -> String 
 /// The frames of the program's innermost run, innermost first.
 fn call_trace(vm: &Vm, site: &Site, text: &mut String) -> std::fmt::Result {
     for frame in vm.frames[site.frames.clone()].iter().rev() {
-        writeln!(text, "{}", site.program.symbol(frame.pc))?;
-        if let Some(line) = site.program.line_text(frame.pc) {
+        let program = vm.program(frame.prog);
+        writeln!(text, "{}", program.symbol(frame.pc))?;
+        if let Some(line) = program.line_text(frame.pc) {
             writeln!(text, "  {line}")?;
         }
     }

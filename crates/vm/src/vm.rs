@@ -134,18 +134,23 @@ impl Loaded {
 /// A run in progress.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Run {
+    /// The program of the innermost frame: a tail call changes it.
     pub(crate) prog: ProgId,
     pub(crate) contexts: ContextSet,
     pub(crate) sleepable: Sleepable,
     /// The timer whose callback runs.
     pub(crate) timer: Option<TimerId>,
+    /// Tail calls so far.
+    pub(crate) tail_calls: u32,
     /// Index in `frames` of its first frame.
     pub(crate) first_frame: usize,
 }
 
 /// A function call in progress.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Frame {
+    /// The program it belongs to.
+    pub(crate) prog: ProgId,
     /// The slot that is being executed; of an interrupted frame, the call.
     pub(crate) pc: u32,
     /// r6 to r9 of the caller.
@@ -412,10 +417,9 @@ impl Vm {
     /// The place of the instruction that is being executed.
     #[must_use]
     pub fn place(&self) -> Place {
-        match (self.runs.last(), self.frames.last()) {
-            (Some(run), Some(frame)) => self.program(run.prog).place(frame.pc),
-            (None, _) | (_, None) => Place::default(),
-        }
+        let frame = self.frames.last();
+        let place = frame.map(|frame| self.program(frame.prog).place(frame.pc));
+        place.unwrap_or_default()
     }
 
     /// Counts work of a helper or kfunc beyond the call as instructions, so that the budget

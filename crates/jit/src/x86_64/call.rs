@@ -2,14 +2,22 @@
 
 use dynasmrt::{DynasmApi, DynasmLabelApi, dynasm};
 use harena_bpf::analysis::RegSet;
-use harena_bpf::code::{FRAME_SIZE, Op};
+use harena_bpf::code::{FRAME_SIZE, Op, OpCode, TAIL_CALL};
+
+use crate::context::reply;
 
 use super::{CTX, Emitter, FRAME, LEFT, NATIVE, RDX, T0, T1, field};
+
+/// [`reply::STOP`] in the machine's terms: `GO_ON` lies below, `RETURN` above.
+const STOP: i32 = 1;
+const _: () = assert!(reply::STOP == STOP as u64);
+const _: () = assert!(reply::GO_ON < reply::STOP && reply::STOP < reply::RETURN);
 
 impl Emitter<'_> {
     /// A helper or kfunc: the arguments are where the machine's calls want them. Those that
     /// are read later are saved, since the host's code destroys them.
-    pub(super) fn call_host(&mut self, slot: u32) {
+    pub(super) fn call_host(&mut self, slot: u32, op: &Op) {
+        let is_tail_call = op.code == OpCode::CallHelper && op.imm == u64::from(TAIL_CALL);
         let live = self.live[slot as usize].and(RegSet::ARGUMENTS);
         let saved: Vec<u8> = live.iter().map(|reg| NATIVE[usize::from(reg)]).collect();
         let stop = self.common.stop;
@@ -27,14 +35,29 @@ impl Emitter<'_> {
         dynasm!(asm; .arch x64
             ; mov r9, Rq(CTX)
             ; call QWORD [Rq(CTX) + field!(call)]
-            ; test Rq(RDX), Rq(RDX)
         );
-        // Neither changes the flags.
+        if is_tail_call {
+            dynasm!(asm; .arch x64; cmp Rq(RDX), STOP);
+        } else {
+            dynasm!(asm; .arch x64; test Rq(RDX), Rq(RDX));
+        }
+        // Neither this nor what follows changes the flags.
         if saved.len() % 2 == 1 {
             dynasm!(asm; .arch x64; pop Rq(T0));
         }
         for reg in saved.iter().rev().copied() {
             dynasm!(asm; .arch x64; pop Rq(reg));
+        }
+        if is_tail_call {
+            let go_on = asm.new_dynamic_label();
+            dynasm!(asm; .arch x64
+                ; je =>stop
+                ; mov Rq(LEFT), [Rq(CTX) + field!(left)]
+                ; jb =>go_on
+                ; ret
+                ; =>go_on
+            );
+            return;
         }
         dynasm!(asm; .arch x64
             ; jnz =>stop

@@ -370,7 +370,7 @@ impl Emitter<'_> {
                 dynasm!(self.asm(); .arch x64; jmp =>target);
             }
             Class::Branch => self.branch(op),
-            Class::Call => self.call_host(slot),
+            Class::Call => self.call_host(slot, op),
             Class::CallFunction => self.call_function(slot, op),
             Class::Exit => dynasm!(self.asm(); .arch x64; ret),
             Class::End => self.ends(slot),

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use super::access::{self, ArenaView, At};
 use super::alu;
-use super::{frame_pointer, push_frame};
+use super::tail::{self, TailCall};
+use super::{Ended, frame_pointer, push_frame};
 use crate::error::{Abort, AbortCause};
 use crate::host::Host;
 use crate::mem::{Scalar, Word};
@@ -17,7 +18,7 @@ use crate::program::Program;
 use crate::vm::{FRAME_BYTES, Vm};
 use crate::{helpers, kfuncs};
 use harena_bpf::analysis::Space;
-use harena_bpf::code::{Op, OpCode};
+use harena_bpf::code::{Op, OpCode, TAIL_CALL};
 
 /// Registers r0 to r10; the rest pads the array.
 pub(super) type Regs = [u64; 16];
@@ -39,6 +40,16 @@ const fn w(reg: u64) -> u32 {
     reg as u32
 }
 
+/// What became of a tail call.
+enum Tail {
+    /// It leads nowhere.
+    Nowhere,
+    /// The loop ends with it.
+    Ends(TailCall),
+    /// The function's result.
+    Made(u64),
+}
+
 /// The loop's way out to memory that is not plain heap.
 struct Outside<'a> {
     vm: &'a mut Vm,
@@ -58,6 +69,27 @@ impl Outside<'_> {
         self.at(pc);
         self.vm.insns_left = left;
         self.vm.abort_here(cause)
+    }
+
+    #[inline(never)]
+    fn tail_call(&mut self, base_frames: usize, args: [u64; 3]) -> Result<Tail, Abort> {
+        let Some(next) = tail::target(self.vm, args)? else {
+            return Ok(Tail::Nowhere);
+        };
+        if self.vm.frames.len() == base_frames {
+            return Ok(Tail::Ends(next));
+        }
+        tail::run(self.vm, self.host, next).map(Tail::Made)
+    }
+
+    /// Leaves a function for its caller: registers, and where that one goes on.
+    fn leave(&mut self, r: &mut Regs) -> usize {
+        let frame = self.vm.frames.pop();
+        let frame = frame.expect("more frames than at the start");
+        r[6..10].copy_from_slice(&frame.saved);
+        r[10] -= FRAME_BYTES;
+        let caller = self.vm.frames.last().expect("the caller's frame");
+        caller.pc as usize + 1
     }
 
     #[inline(never)]
@@ -101,7 +133,7 @@ pub(super) fn run(
     program: &Program,
     start: u32,
     mut r: Regs,
-) -> Result<u64, Abort> {
+) -> Result<Ended, Abort> {
     let mem = Arc::clone(&vm.mem);
     let arena = ArenaView::of(program);
     let base_frames = vm.frames.len();
@@ -354,6 +386,19 @@ pub(super) fn run(
             OpCode::Atomic32 => out.atomic::<u32>(pc, op, &mut r),
             OpCode::Atomic64 => out.atomic::<u64>(pc, op, &mut r),
 
+            OpCode::CallHelper if w(op.imm) == TAIL_CALL => {
+                out.at(pc);
+                out.vm.insns_left = left;
+                match out.tail_call(base_frames, [r[1], r[2], r[3]])? {
+                    Tail::Nowhere => r[0] = 0,
+                    Tail::Ends(next) => return Ok(Ended::TailCall(next)),
+                    Tail::Made(r0) => {
+                        r[0] = r0;
+                        left = out.vm.insns_left;
+                        pc = out.leave(&mut r);
+                    }
+                }
+            }
             OpCode::CallHelper => call!(helpers::call),
             OpCode::CallKfunc => call!(kfuncs::call),
             OpCode::CallFunction => {
@@ -368,13 +413,9 @@ pub(super) fn run(
             OpCode::Exit => {
                 if out.vm.frames.len() == base_frames {
                     out.vm.insns_left = left;
-                    return Ok(r[0]);
+                    return Ok(Ended::Returned(r[0]));
                 }
-                let frame = out.vm.frames.pop().expect("more frames than at the start");
-                r[6..10].copy_from_slice(&frame.saved);
-                r[10] -= FRAME_BYTES;
-                let caller = out.vm.frames.last().expect("the caller's frame");
-                pc = caller.pc as usize + 1;
+                pc = out.leave(&mut r);
             }
             OpCode::StackBounds => {
                 let (off, size) = (op.off, u32::from(op.size));

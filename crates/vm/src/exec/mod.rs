@@ -5,10 +5,11 @@ mod alu;
 mod interp;
 #[expect(unsafe_code, reason = "maps machine code and enters it")]
 mod native;
+mod tail;
 
 use std::sync::Arc;
 
-use harena_arena::ProgramScope;
+use harena_arena::{Arena, ProgramScope};
 use harena_arena_fault::ProgramTag;
 
 use crate::error::{Abort, AbortCause};
@@ -20,9 +21,19 @@ use crate::timer::TimerId;
 use crate::vm::{FRAME_BYTES, FRAMES_MAX, Frame, NESTED_RUNS_MAX, Run, RunResult, STACK_SIZE, Vm};
 
 pub(crate) use native::{Native, compile, listing};
+use tail::TailCall;
 
 /// `BPF_MAX_LOOPS`: `may_goto`s of one frame that fall through.
 const MAY_GOTO_MAX: u32 = 8 * 1024 * 1024;
+
+/// How an engine's first function ended.
+#[derive(Clone, Copy, Debug)]
+enum Ended {
+    /// With this r0.
+    Returned(u64),
+    /// With another program in its place.
+    TailCall(TailCall),
+}
 
 /// What to run: a program from its start, or one of its callbacks.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +69,7 @@ pub(crate) fn enter(vm: &mut Vm, entry: Entry, host: &mut dyn Host) -> Result<Ru
         contexts: entry.contexts,
         sleepable: entry.sleepable,
         timer: entry.timer,
+        tail_calls: 0,
         first_frame,
     });
     let result = in_scope(vm, host, &program, &entry);
@@ -115,16 +127,24 @@ fn in_scope(
     program: &Program,
     entry: &Entry,
 ) -> Result<u64, Abort> {
-    let arena = program.arena_memory();
-    // Also without an arena: that of an outer program, or of a scope that the embedder is in,
-    // must not be meant.
+    let arena = program.arena_memory().map(Arc::as_ref);
+    let _scope = scope(vm, host, program, arena)?;
+    call_function(vm, host, program, entry.slot, entry.args)
+}
+
+/// The scope of a program with this arena. Also without one: that of an outer program, or of a
+/// scope that the embedder is in, must not be meant.
+fn scope<'a>(
+    vm: &Vm,
+    host: &dyn Host,
+    program: &Program,
+    arena: Option<&'a Arena>,
+) -> Result<ProgramScope<'a>, Abort> {
     let tag = ProgramTag::new(program.id.raw());
-    let scope = ProgramScope::enter(tag, arena.map(Arc::as_ref), host.cpu());
-    let _scope = scope.map_err(|error| {
+    ProgramScope::enter(tag, arena, host.cpu()).map_err(|error| {
         let message = error.to_string();
         vm.abort_here(AbortCause::Host { message })
-    })?;
-    call_function(vm, host, program, entry.slot, entry.args)
+    })
 }
 
 /// Runs one function of the program of the innermost run, in a new frame: the program itself,
@@ -138,13 +158,32 @@ pub(crate) fn call_function(
 ) -> Result<u64, Abort> {
     let base = vm.frames.len();
     push_frame(vm, start)?;
-    let native = program.executable.native.as_ref();
-    let result = match native.and_then(|native| native.function(&vm.mem, start, args[0])) {
-        Some(function) => native::run(vm, host, program, function, args),
-        None => interp::run(vm, host, program, start, interp::entry(args)),
+    let ended = run_frame(vm, host, program, start, args);
+    let result = match ended {
+        Ok(Ended::Returned(r0)) => Ok(r0),
+        Ok(Ended::TailCall(call)) => {
+            vm.frames.truncate(base + 1);
+            tail::run(vm, host, call)
+        }
+        Err(abort) => Err(abort),
     };
     vm.frames.truncate(base);
     result
+}
+
+/// Runs a function in the innermost frame, which was made for it.
+fn run_frame(
+    vm: &mut Vm,
+    host: &mut dyn Host,
+    program: &Program,
+    start: u32,
+    args: [u64; 5],
+) -> Result<Ended, Abort> {
+    let native = program.executable.native.as_ref();
+    match native.and_then(|native| native.function(&vm.mem, start, args[0])) {
+        Some(function) => native::run(vm, host, program, function, args),
+        None => interp::run(vm, host, program, start, interp::entry(args)),
+    }
 }
 
 /// Adds a frame to the innermost run.
@@ -154,7 +193,9 @@ pub(crate) fn push_frame(vm: &mut Vm, start: u32) -> Result<(), Abort> {
     if frames >= FRAMES_MAX {
         return Err(vm.abort_here(AbortCause::CallDepth { frames: frames + 1 }));
     }
+    let prog = run.prog;
     vm.frames.push(Frame {
+        prog,
         pc: start,
         saved: [0; 4],
         may_goto_left: MAY_GOTO_MAX,

@@ -38,7 +38,10 @@ pub(super) fn lookup_percpu(ctx: &mut Ctx<'_>, [map, key_at, cpu, ..]: [u64; 5])
 /// A map whose elements have keys.
 fn keyed(ctx: &Ctx<'_>, map: u64) -> Result<MapId, Fail> {
     let id = ctx.map_id(map)?;
-    if ctx.vm.map(id).kind() == MapKind::BloomFilter {
+    if matches!(
+        ctx.vm.map(id).kind(),
+        MapKind::BloomFilter | MapKind::ProgArray
+    ) {
         return Err(ctx.unfit(id));
     }
     Ok(id)

@@ -117,6 +117,7 @@ impl Ctx<'_> {
             | MapKind::BloomFilter
             | MapKind::ArrayOfMaps
             | MapKind::HashOfMaps
+            | MapKind::ProgArray
             | MapKind::Queue
             | MapKind::Stack
             | MapKind::RingBuf

@@ -110,7 +110,9 @@ fn storage(mem: &GuestMem, map: &Map, config: &VmConfig) -> Result<Storage, VmLo
             };
             Storage::Bloom(Bloom::new(bits, count, spec.map_extra, seed))
         }
-        MapKind::ArrayOfMaps | MapKind::HashOfMaps => Storage::Objects(Objects::default()),
+        MapKind::ArrayOfMaps | MapKind::HashOfMaps | MapKind::ProgArray => {
+            Storage::Objects(Objects::default())
+        }
         MapKind::LpmTrie => Storage::Trie(Trie::new(spec.key_size)),
         MapKind::RingBuf => {
             let data = mem.alloc(Region::Maps, entries, PAGE_SIZE)?;
@@ -251,6 +253,7 @@ fn check(kind: MapKind, spec: &LinkedMap) -> Result<(), Refusal> {
         MapKind::Queue | MapKind::Stack => check_queue(spec),
         MapKind::LpmTrie => check_trie(spec),
         MapKind::BloomFilter => check_bloom(spec),
+        MapKind::ProgArray => check_fd_array(kind, spec),
         MapKind::ArrayOfMaps | MapKind::HashOfMaps => check_of_maps(kind, spec),
         MapKind::RingBuf => check_ringbuf(spec),
         MapKind::TaskStorage | MapKind::CgrpStorage => check_storage(spec),
@@ -377,15 +380,10 @@ fn check_bloom(spec: &LinkedMap) -> Result<(), Refusal> {
 }
 
 fn check_of_maps(kind: MapKind, spec: &LinkedMap) -> Result<(), Refusal> {
-    ensure(spec.value_size == 4, Errno::EINVAL, "value_size is not 4")?;
     if kind == MapKind::ArrayOfMaps {
-        ensure(
-            spec.map_flags & BPF_F_PROG_ACCESS == 0,
-            Errno::EINVAL,
-            "map_flags do not fit an array of maps",
-        )?;
-        check_array(kind, spec)?;
+        check_fd_array(kind, spec)?;
     } else {
+        ensure(spec.value_size == 4, Errno::EINVAL, "value_size is not 4")?;
         check_hash(kind, spec)?;
     }
     let inner = spec.inner.as_deref();
@@ -395,7 +393,23 @@ fn check_of_maps(kind: MapKind, spec: &LinkedMap) -> Result<(), Refusal> {
         !matches!(inner, Some(MapKind::ArrayOfMaps | MapKind::HashOfMaps)),
         Errno::EINVAL,
         "the inner map is a map of maps",
+    )?;
+    ensure(
+        inner != Some(MapKind::ProgArray),
+        Errno::ENOTSUPP,
+        "the inner map is a program array",
     )
+}
+
+/// An array whose values are file descriptors for user space.
+fn check_fd_array(kind: MapKind, spec: &LinkedMap) -> Result<(), Refusal> {
+    ensure(spec.value_size == 4, Errno::EINVAL, "value_size is not 4")?;
+    ensure(
+        spec.map_flags & BPF_F_PROG_ACCESS == 0,
+        Errno::EINVAL,
+        "map_flags do not fit an array of objects",
+    )?;
+    check_array(kind, spec)
 }
 
 fn check_trie(spec: &LinkedMap) -> Result<(), Refusal> {

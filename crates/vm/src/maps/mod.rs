@@ -15,7 +15,7 @@
 //! | Bloom filter | none: one block of bits |
 //! | task, cgroup storage | one block per owner, keyed by the owner's address |
 //! | ring buffer | the ring, twice the header's positions on the host's side |
-//! | map of maps | none: the maps |
+//! | map of maps, program array | none: the maps or programs |
 //! | arena | none: an arena |
 //!
 //! Errors are the kernel's (`kernel/bpf/{arraymap,hashtab,queue_stack_maps}.c`, and what the
@@ -94,6 +94,7 @@ pub enum MapKind {
     BloomFilter,
     ArrayOfMaps,
     HashOfMaps,
+    ProgArray,
     Queue,
     Stack,
     RingBuf,
@@ -116,6 +117,7 @@ impl MapKind {
             MapType::BLOOM_FILTER => Self::BloomFilter,
             MapType::ARRAY_OF_MAPS => Self::ArrayOfMaps,
             MapType::HASH_OF_MAPS => Self::HashOfMaps,
+            MapType::PROG_ARRAY => Self::ProgArray,
             MapType::QUEUE => Self::Queue,
             MapType::STACK => Self::Stack,
             MapType::RINGBUF => Self::RingBuf,
@@ -364,7 +366,7 @@ impl Map {
             MapKind::LpmTrie => self.update_trie(mem, key, value, flags).map(|()| None),
             MapKind::Queue | MapKind::Stack | MapKind::BloomFilter => Err(Errno::EINVAL),
             // A value from user space is a file descriptor, and there are none.
-            MapKind::ArrayOfMaps | MapKind::HashOfMaps => Err(Errno::EBADF),
+            MapKind::ArrayOfMaps | MapKind::HashOfMaps | MapKind::ProgArray => Err(Errno::EBADF),
             MapKind::RingBuf => Err(Errno::ENOTSUPP),
             MapKind::Arena | MapKind::TaskStorage | MapKind::CgrpStorage => Err(Errno::EOPNOTSUPP),
         }
@@ -400,7 +402,7 @@ impl Map {
             | MapKind::TaskStorage
             | MapKind::CgrpStorage => self.delete_keyed(mem, key),
             MapKind::LpmTrie => self.delete_trie(mem, key),
-            MapKind::ArrayOfMaps | MapKind::HashOfMaps => {
+            MapKind::ArrayOfMaps | MapKind::HashOfMaps | MapKind::ProgArray => {
                 self.clear_object(key).map(|()| KernAddr::NULL)
             }
             MapKind::BloomFilter | MapKind::RingBuf | MapKind::Arena => Err(Errno::EOPNOTSUPP),

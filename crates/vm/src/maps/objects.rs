@@ -1,4 +1,4 @@
-//! Maps whose entries are kernel objects: maps of maps.
+//! Maps whose entries are kernel objects: maps of maps, and program arrays.
 //!
 //! Which object an entry names stays on the host's side; a program gets the address of a map's
 //! kernel object. Entries are set from user space or declared in the object file. Mirrors the
@@ -12,18 +12,29 @@ use harena_bpf::LinkedMap;
 
 use super::keyed::ELEMENTS_MAX;
 use super::{Map, MapId, MapKind, Storage, UpdateFlags};
+use crate::program::{ProgId, ProgramShape};
 
 /// What an entry names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Object {
     /// A map.
     Map(MapId),
+    /// A program.
+    Program(ProgId),
 }
 
 impl Object {
     pub(crate) const fn map(self) -> Option<MapId> {
         match self {
             Self::Map(map) => Some(map),
+            Self::Program(_) => None,
+        }
+    }
+
+    pub(crate) const fn program(self) -> Option<ProgId> {
+        match self {
+            Self::Program(prog) => Some(prog),
+            Self::Map(_) => None,
         }
     }
 }
@@ -32,6 +43,8 @@ impl Object {
 #[derive(Debug, Default)]
 pub(crate) struct Objects {
     by_key: BTreeMap<Box<[u8]>, Object>,
+    /// What the programs of a program array have in common, once there was one.
+    owner: Option<ProgramShape>,
 }
 
 impl Objects {
@@ -76,7 +89,7 @@ pub(crate) fn fits(template: &LinkedMap, map: &Map) -> bool {
         | MapKind::TaskStorage
         | MapKind::CgrpStorage
         | MapKind::Arena => equal,
-        MapKind::ArrayOfMaps | MapKind::HashOfMaps => false,
+        MapKind::ArrayOfMaps | MapKind::HashOfMaps | MapKind::ProgArray => false,
     }
 }
 
@@ -87,6 +100,19 @@ impl Map {
             objects.get(key)
         } else {
             None
+        }
+    }
+
+    /// Ties a program array to programs like this one, which uses it or is to be put in
+    /// (`bpf_prog_map_compatible()`). The first one decides.
+    pub(crate) fn claim(&mut self, shape: ProgramShape) -> Result<(), Errno> {
+        let Storage::Objects(objects) = &mut self.storage else {
+            return Err(Errno::EINVAL);
+        };
+        if *objects.owner.get_or_insert(shape) == shape {
+            Ok(())
+        } else {
+            Err(Errno::EINVAL)
         }
     }
 

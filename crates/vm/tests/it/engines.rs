@@ -13,7 +13,7 @@ use std::fmt::Write as _;
 
 use harena_abi::{ArenaOffset, KernAddr, UserAddr};
 use harena_bpf::isa::Insn;
-use harena_bpf::{LinkedProgram, MapIndex, MapType, ProgType};
+use harena_bpf::{InitialSlot, LinkedProgram, MapIndex, MapType, ProgType, ProgramIndex};
 use harena_vm::{
     Abort, Containment, Engine, Region, RunArgs, RunResult, StreamId, Violation, Vm, VmConfig,
 };
@@ -319,7 +319,7 @@ impl Generator {
 
     fn call_host(&mut self) -> Unit {
         let kfunc = |id: u32| Insn::new(0x85, 0, 2, 0, id.cast_signed());
-        match self.random.below(8) {
+        match self.random.below(9) {
             0 => Unit::plain([Insn::new(0x85, 0, 0, 0, 7)]),
             1 => Unit::plain([Insn::new(0x85, 0, 0, 0, 14)]),
             2 => Unit::plain([kfunc(5)]),
@@ -340,6 +340,14 @@ impl Generator {
                 insns.extend(Insn::ldimm64(2, 0, USER + page));
                 insns.push(Insn::new(0xb7, 3, 0, 0, 1));
                 insns.push(kfunc(generic("bpf_arena_free_pages")));
+                Unit::plain(insns)
+            }
+            // The program itself, or nothing.
+            7 => {
+                let mut insns = Insn::ldimm64(2, 1, 2).to_vec();
+                let index = i32::from(self.random.rarely(2));
+                insns.push(Insn::new(0xb7, 3, 0, 0, index));
+                insns.push(Insn::new(0x85, 0, 0, 0, 12));
                 Unit::plain(insns)
             }
             // The callback is the third function; its address is filled in later.
@@ -429,7 +437,9 @@ pub(super) fn run(insns: &[Insn], budget: u64, engine: Engine, containment: Cont
         ..LinkedProgram::from_insns("main", ProgType::Syscall, insns.to_vec())
     };
     let array = map(MapType::ARRAY, 4, VALUE_SIZE, 1);
-    let object = object(vec![prog], vec![array, arena(ARENA_PAGES)]);
+    let mut programs = map(MapType::PROG_ARRAY, 4, 4, 2);
+    programs.slots = [(0, InitialSlot::Program(ProgramIndex(0)))].into();
+    let object = object(vec![prog], vec![array, arena(ARENA_PAGES), programs]);
     let loaded = vm.load(&object, KFUNCS).unwrap();
     assert_eq!(vm.jit_refused(), None);
     let context = vm

@@ -17,3 +17,4 @@ mod random;
 mod reports;
 mod streams;
 pub(crate) mod support;
+mod tail_calls;

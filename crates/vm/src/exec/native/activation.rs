@@ -12,11 +12,12 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use harena_bpf::code::{Class, OpCode};
-use harena_jit::{Context, status};
+use harena_bpf::code::{Class, OpCode, TAIL_CALL};
+use harena_jit::{Context, reply, status};
 
 use super::super::access::{self, ArenaView};
-use super::super::{MAY_GOTO_MAX, frame_pointer, interp};
+use super::super::tail::{self, TailCall};
+use super::super::{Ended, MAY_GOTO_MAX, frame_pointer, interp};
 use super::mapped::Function;
 use crate::error::Abort;
 use crate::host::Host;
@@ -39,6 +40,7 @@ struct Activation<'a> {
     /// Index in the VM's frames of the first function's.
     first_frame: usize,
     abort: Option<Abort>,
+    tail_call: Option<TailCall>,
     panic: Option<Box<dyn Any + Send>>,
 }
 
@@ -46,7 +48,8 @@ struct Activation<'a> {
 #[repr(C)]
 struct Reply {
     r0: u64,
-    stop: u64,
+    /// See [`reply`].
+    then: u64,
 }
 
 /// Runs a function in the innermost frame until it returns.
@@ -56,7 +59,7 @@ pub(in super::super) fn run(
     program: &Program,
     function: Function,
     args: [u64; 5],
-) -> Result<u64, Abort> {
+) -> Result<Ended, Abort> {
     let arena = ArenaView::of(program);
     let context = context(vm, arena.as_ref(), function, args);
     let mut activation = Activation {
@@ -67,6 +70,7 @@ pub(in super::super) fn run(
         program,
         arena,
         abort: None,
+        tail_call: None,
         panic: None,
     };
     // SAFETY: `function` comes from a program that the caller holds, so the code is mapped; its
@@ -147,12 +151,11 @@ extern "sysv64" fn on_call(
     let activation = unsafe { &mut *context.cast::<Activation<'_>>() };
     let args = [r1, r2, r3, r4, r5];
     let called = catch_unwind(AssertUnwindSafe(|| activation.call(args)));
-    match called {
-        Ok(Ok(r0)) => return Reply { r0, stop: 0 },
-        Ok(Err(abort)) => activation.abort = Some(abort),
-        Err(panic) => activation.panic = Some(panic),
-    }
-    Reply { r0: 0, stop: 1 }
+    let (r0, then) = called.unwrap_or_else(|panic| {
+        activation.panic = Some(panic);
+        (0, reply::STOP)
+    });
+    Reply { r0, then }
 }
 
 /// A memory operation that machine code does not make itself.
@@ -187,24 +190,51 @@ impl Activation<'_> {
                 } else {
                     context.pcs[frame]
                 },
-                ..Frame::default()
+                prog: self.program.id(),
+                saved: [0; 4],
+                may_goto_left: 0,
             });
         }
     }
 
-    fn call(&mut self, args: [u64; 5]) -> Result<u64, Abort> {
+    /// Makes the call that the code stands at; r0, and what the code does then.
+    fn call(&mut self, args: [u64; 5]) -> (u64, u64) {
         self.sync_frames();
         self.vm.insns_left = self.context.left;
+        let answer = self.try_call(args);
+        self.context.left = self.vm.insns_left;
+        answer.unwrap_or_else(|abort| {
+            self.abort = Some(abort);
+            (0, reply::STOP)
+        })
+    }
+
+    fn try_call(&mut self, args: [u64; 5]) -> Result<(u64, u64), Abort> {
         let op = self.program.executable.code.ops[self.context.pc as usize];
         assert_eq!(op.code.class(), Class::Call, "{op:?}");
         let number = u32::try_from(op.imm).expect("numbers of calls have 32 bits");
-        let called = if op.code == OpCode::CallKfunc {
-            kfuncs::call(self.vm, self.host, self.program, number, args)
-        } else {
-            helpers::call(self.vm, self.host, self.program, number, args)
+        if op.code == OpCode::CallKfunc {
+            let r0 = kfuncs::call(self.vm, self.host, self.program, number, args)?;
+            return Ok((r0, reply::GO_ON));
+        }
+        if number == TAIL_CALL {
+            let [ctx, map, index, ..] = args;
+            return self.tail_call([ctx, map, index]);
+        }
+        let r0 = helpers::call(self.vm, self.host, self.program, number, args)?;
+        Ok((r0, reply::GO_ON))
+    }
+
+    fn tail_call(&mut self, args: [u64; 3]) -> Result<(u64, u64), Abort> {
+        let Some(next) = tail::target(self.vm, args)? else {
+            return Ok((0, reply::GO_ON));
         };
-        self.context.left = self.vm.insns_left;
-        called
+        if self.context.depth == 0 {
+            self.tail_call = Some(next);
+            return Ok((0, reply::STOP));
+        }
+        let r0 = tail::run(self.vm, self.host, next)?;
+        Ok((r0, reply::RETURN))
     }
 
     fn access(&mut self, base: u64, value: u64, r0: u64) -> u64 {
@@ -221,17 +251,20 @@ impl Activation<'_> {
     }
 
     /// Does what the code's end asks for.
-    fn end(&mut self, r0: u64) -> Result<u64, Abort> {
+    fn end(&mut self, r0: u64) -> Result<Ended, Abort> {
         if let Some(panic) = self.panic.take() {
             resume_unwind(panic);
         }
         if self.context.status == status::STOPPED {
             // What is left is what the call left.
+            if let Some(next) = self.tail_call.take() {
+                return Ok(Ended::TailCall(next));
+            }
             return Err(self.abort.take().expect("a call that stops says why"));
         }
         self.vm.insns_left = self.context.left;
         if self.context.status == status::RETURNED {
-            return Ok(r0);
+            return Ok(Ended::Returned(r0));
         }
         assert_eq!(self.context.status, status::INTERPRET);
         self.sync_frames();

@@ -250,6 +250,7 @@ mod mapped {
 mod refused {
     //! Hosts without machine code.
 
+    use super::super::Ended;
     use super::JitRefused;
     use crate::error::Abort;
     use crate::host::Host;
@@ -290,7 +291,7 @@ mod refused {
         _program: &Program,
         function: Function,
         _args: [u64; 5],
-    ) -> Result<u64, Abort> {
+    ) -> Result<Ended, Abort> {
         match function {}
     }
 }
