@@ -64,7 +64,7 @@ pub use host::{
 pub use kfuncs::{GENERIC_KFUNC_BASE, GENERIC_KFUNC_PROTOS, generic_kfuncs};
 pub use layout::Region;
 pub use listing::{CodePart, CodeRange, ListedFunction, ListedSlot, Listing, PartOf};
-pub use maps::{Map, MapId, MapKind, UpdateFlags};
+pub use maps::{Map, MapId, MapKind, PerfCounts, PerfSample, UpdateFlags};
 pub use mem::GuestMem;
 pub use program::{Containment, Engine, ProgId, Program, line_text};
 pub use stream::StreamId;

@@ -7,7 +7,9 @@ use harena_arena::Arena;
 
 use crate::host::Host;
 use crate::layout::Region;
-use crate::maps::{Map, MapId, MapKind, Object, Storage, UpdateFlags, fits};
+use crate::maps::{
+    Map, MapId, MapKind, Object, PerfCounts, PerfEvents, PerfSample, Storage, UpdateFlags, fits,
+};
 use crate::mem::GuestMem;
 use crate::program::ProgId;
 use crate::vm::Vm;
@@ -158,6 +160,25 @@ impl Vm {
         ring.map_or_else(Vec::new, |ring| ring.drain(&self.mem))
     }
 
+    /// Takes the samples that programs wrote to a perf event array, on all CPUs, oldest first.
+    pub fn perf_drain(&mut self, map: MapId) -> Vec<PerfSample> {
+        let events = self.maps[map.index()].perf();
+        events.map_or_else(Vec::new, PerfEvents::drain)
+    }
+
+    /// How many samples programs have written to a perf event array, and how many were lost.
+    pub fn perf_counts(&mut self, map: MapId) -> PerfCounts {
+        let events = self.maps[map.index()].perf();
+        events.map_or_else(PerfCounts::default, |events| events.counts())
+    }
+
+    /// Submits a sample to a user ring buffer: `E2BIG` if it can never fit, `ENOSPC` if it does
+    /// not now.
+    pub fn user_ringbuf_submit(&mut self, map: MapId, sample: &[u8]) -> Result<(), Errno> {
+        let ring = self.maps[map.index()].user_ring();
+        ring.ok_or(Errno::EINVAL)?.submit(sample)
+    }
+
     /// A task or cgroup is gone: so is its local storage in all maps.
     pub fn storage_owner_gone(&mut self, owner: KernAddr, host: &mut dyn Host) {
         let key = owner.raw().to_le_bytes();
@@ -197,6 +218,8 @@ impl Map {
             | MapKind::ArrayOfMaps
             | MapKind::HashOfMaps
             | MapKind::ProgArray
+            | MapKind::PerfEventArray
+            | MapKind::UserRingBuf
             | MapKind::Queue
             | MapKind::Stack
             | MapKind::RingBuf

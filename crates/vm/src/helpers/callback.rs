@@ -2,7 +2,7 @@
 
 use harena_abi::{Errno, KernAddr};
 
-use super::{Answer, Ctx, Fail};
+use super::{Answer, Ctx, Fail, dynptr};
 use crate::error::{Abort, AbortCause};
 use crate::exec;
 use crate::host::{ContextSet, Host, Sleepable};
@@ -14,6 +14,9 @@ use crate::vm::{RunResult, Vm};
 
 /// `BPF_MAX_LOOPS`.
 const BPF_MAX_LOOPS: u64 = 8 * 1024 * 1024;
+
+/// `BPF_MAX_USER_RINGBUF_SAMPLES`.
+const BPF_MAX_USER_RINGBUF_SAMPLES: u64 = 128 * 1024;
 
 /// The first slot of the callback that an argument names.
 pub(super) fn callback_slot(ctx: &Ctx<'_>, addr: u64) -> Result<u32, Fail> {
@@ -82,6 +85,62 @@ fn walk(ctx: &mut Ctx<'_>, id: MapId, key_at: KernAddr, slot: u32, data: u64) ->
         next = ctx.vm.map(id).next_key(Some(&key));
     }
     Ok(visited)
+}
+
+/// `bpf_user_ringbuf_drain(map, callback, ctx, flags)`: samples drained.
+pub(super) fn user_ringbuf_drain(
+    ctx: &mut Ctx<'_>,
+    [map, callback, data, flags, _]: [u64; 5],
+) -> Answer {
+    /// `BPF_RB_NO_WAKEUP` and `BPF_RB_FORCE_WAKEUP`.
+    const WAKEUP_FLAGS: u64 = 3;
+    let id = ctx.map_id(map)?;
+    let slot = callback_slot(ctx, callback)?;
+    let Some(ring) = ctx.vm.maps[id.index()].user_ring() else {
+        return Err(ctx.unfit(id));
+    };
+    if flags & !WAKEUP_FLAGS != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    ring.begin()?;
+    let drained = drain(ctx, id, slot, data);
+    let ring = ctx.vm.maps[id.index()].user_ring();
+    ring.expect("it does not change").end();
+    drained
+}
+
+fn drain(ctx: &mut Ctx<'_>, id: MapId, slot: u32, data: u64) -> Answer {
+    let mut drained = 0;
+    while drained < BPF_MAX_USER_RINGBUF_SAMPLES {
+        let ring = ctx.vm.maps[id.index()].user_ring();
+        let ring = ring.expect("checked by the caller");
+        let Some(sample) = ring.peek().map(<[u8]>::to_vec) else {
+            break;
+        };
+        let len = sample.len() as u64;
+        if len > dynptr::SIZE_MAX {
+            return Err(Errno::E2BIG.into());
+        }
+        ctx.vm.charge_bytes(len)?;
+        // The dynptr, and behind it the sample.
+        let size = dynptr::DYNPTR_SIZE + len;
+        let at = ctx.vm.mem.alloc(Region::Contexts, size, 8)?;
+        let sample_at = at.checked_add(dynptr::DYNPTR_SIZE);
+        let sample_at = sample_at.expect("it lies in the region");
+        ctx.put(sample_at.raw(), &sample)?;
+        dynptr::write(ctx, at, sample_at, len)?;
+        let args = [at.raw(), data, 0, 0, 0];
+        let answer = exec::call_function(ctx.vm, ctx.host, ctx.program, slot, args);
+        ctx.vm.mem.free(Region::Contexts, at, size, 8);
+        let answer = answer?;
+        let ring = ctx.vm.maps[id.index()].user_ring();
+        ring.expect("checked by the caller").release();
+        drained += 1;
+        if answer != 0 {
+            break;
+        }
+    }
+    Ok(drained)
 }
 
 /// Runs the callback of a timer that is due. `None`: the timer is gone or was never armed.

@@ -3,7 +3,9 @@
 use harena_abi::{Cpu, Errno, KernAddr};
 
 use super::{Answer, Ctx, Fail};
-use crate::maps::{BPF_F_LOCK, Commit, Map, MapId, MapKind, RingBuf, Storage, Take, UpdateFlags};
+use crate::maps::{
+    BPF_F_LOCK, Commit, Map, MapId, MapKind, PerfEvents, RingBuf, Storage, Take, UpdateFlags,
+};
 
 fn key(ctx: &mut Ctx<'_>, map: MapId, key: u64) -> Result<Vec<u8>, Fail> {
     let size = ctx.vm.map(map).spec().key_size;
@@ -40,7 +42,7 @@ fn keyed(ctx: &Ctx<'_>, map: u64) -> Result<MapId, Fail> {
     let id = ctx.map_id(map)?;
     if matches!(
         ctx.vm.map(id).kind(),
-        MapKind::BloomFilter | MapKind::ProgArray
+        MapKind::BloomFilter | MapKind::ProgArray | MapKind::PerfEventArray | MapKind::UserRingBuf
     ) {
         return Err(ctx.unfit(id));
     }
@@ -184,6 +186,52 @@ pub(super) fn task_storage_delete(ctx: &mut Ctx<'_>, [map, owner, ..]: [u64; 5])
     Ok(0)
 }
 
+/// The perf event array behind a map argument.
+fn perf(ctx: &Ctx<'_>, map: u64) -> Result<MapId, Fail> {
+    let id = ctx.map_id(map)?;
+    if ctx.vm.map(id).kind() != MapKind::PerfEventArray {
+        return Err(ctx.unfit(id));
+    }
+    Ok(id)
+}
+
+fn events<'a>(ctx: &'a mut Ctx<'_>, id: MapId) -> &'a mut PerfEvents {
+    let events = ctx.vm.maps[id.index()].perf();
+    events.expect("a perf event array holds events")
+}
+
+/// `bpf_perf_event_output(ctx, map, flags, data, size)`.
+pub(super) fn perf_event_output(
+    ctx: &mut Ctx<'_>,
+    [_, map, flags, data, size]: [u64; 5],
+) -> Answer {
+    let id = perf(ctx, map)?;
+    let bytes = ctx.bytes(data, size)?;
+    let cpu = ctx.host.cpu();
+    events(ctx, id).output(flags, cpu, bytes)?;
+    Ok(0)
+}
+
+/// `bpf_perf_event_read_value(map, flags, buf, buf_size)`: there are no counters to read.
+pub(super) fn perf_event_read_value(
+    ctx: &mut Ctx<'_>,
+    [map, flags, buf, size, _]: [u64; 5],
+) -> Answer {
+    /// `sizeof(struct bpf_perf_event_value)`.
+    const VALUE_SIZE: u64 = 24;
+    let id = perf(ctx, map)?;
+    let size = size & 0xffff_ffff;
+    ctx.charge_argument(size)?;
+    let cleared = ctx.vm.mem.zero_as_program(KernAddr::new(buf), size);
+    cleared.map_err(|fault| ctx.fault(fault))?;
+    if size != VALUE_SIZE {
+        return Err(Errno::EINVAL.into());
+    }
+    let cpu = ctx.host.cpu();
+    events(ctx, id).entry(flags, cpu)?;
+    Err(Errno::ENOENT.into())
+}
+
 /// The ring buffer behind a map argument.
 fn ring<'a>(ctx: &'a mut Ctx<'_>, map: u64) -> Result<&'a mut RingBuf, Fail> {
     let id = ctx.map_id(map)?;
@@ -204,7 +252,12 @@ pub(super) fn ringbuf_reserve(ctx: &mut Ctx<'_>, [map, size, flags, ..]: [u64; 5
 }
 
 /// `bpf_ringbuf_output(map, data, size, flags)`.
-pub(super) fn ringbuf_output(ctx: &mut Ctx<'_>, [map, data, size, ..]: [u64; 5]) -> Answer {
+pub(super) fn ringbuf_output(ctx: &mut Ctx<'_>, [map, data, size, flags, _]: [u64; 5]) -> Answer {
+    /// `BPF_RB_NO_WAKEUP` and `BPF_RB_FORCE_WAKEUP`.
+    const WAKEUP_FLAGS: u64 = 3;
+    if flags & !WAKEUP_FLAGS != 0 {
+        return Err(Errno::EINVAL.into());
+    }
     let bytes = ctx.bytes(data, size)?;
     let ring = ring(ctx, map)?;
     let at = ring.reserve(size).ok_or(Errno::EAGAIN)?;

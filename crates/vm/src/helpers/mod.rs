@@ -6,6 +6,7 @@
 
 mod callback;
 mod current;
+mod dynptr;
 mod maps;
 mod memory;
 mod print;
@@ -118,6 +119,8 @@ impl Ctx<'_> {
             | MapKind::ArrayOfMaps
             | MapKind::HashOfMaps
             | MapKind::ProgArray
+            | MapKind::PerfEventArray
+            | MapKind::UserRingBuf
             | MapKind::Queue
             | MapKind::Stack
             | MapKind::RingBuf
@@ -177,9 +180,11 @@ helpers! {
     14 bpf_get_current_pid_tgid current::pid_tgid;
     15 bpf_get_current_uid_gid current::uid_gid;
     16 bpf_get_current_comm current::comm;
+    25 bpf_perf_event_output maps::perf_event_output;
     35 bpf_get_current_task current::task;
     42 bpf_get_numa_node_id current::numa_node;
     45 bpf_probe_read_str memory::probe_read_str;
+    55 bpf_perf_event_read_value maps::perf_event_read_value;
     87 bpf_map_push_elem maps::push;
     88 bpf_map_pop_elem maps::pop;
     89 bpf_map_peek_elem maps::peek;
@@ -213,7 +218,11 @@ helpers! {
     182 bpf_strncmp memory::strncmp;
     194 bpf_kptr_xchg memory::kptr_xchg;
     195 bpf_map_lookup_percpu_elem maps::lookup_percpu;
+    201 bpf_dynptr_read dynptr::read;
+    202 bpf_dynptr_write dynptr::write_to;
+    203 bpf_dynptr_data dynptr::data;
     208 bpf_ktime_get_tai_ns current::ktime;
+    209 bpf_user_ringbuf_drain callback::user_ringbuf_drain;
     210 bpf_cgrp_storage_get maps::task_storage_get;
     211 bpf_cgrp_storage_delete maps::task_storage_delete;
 }

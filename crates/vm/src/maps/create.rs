@@ -9,7 +9,7 @@ use harena_bpf::{Contents, LinkedMap};
 use super::bloom::{self, Bloom, HASH_FUNCS_MASK, Seed};
 use super::ringbuf::RingBuf;
 use super::trie::{LENGTH_SIZE, Trie};
-use super::{Map, MapId, MapKind, Objects, Storage};
+use super::{Map, MapId, MapKind, Objects, PerfEvents, Storage, UserRing};
 use crate::error::VmLoadError;
 use crate::layout::Region;
 use crate::mem::{ArenaSlot, CreateArenaError, GuestMem};
@@ -47,6 +47,12 @@ pub(crate) fn create(
         map: spec.name.clone(),
         map_type: spec.map_type.to_string(),
     })?;
+    let mut spec = spec.clone();
+    if kind == MapKind::PerfEventArray && spec.max_entries == 0 {
+        // As libbpf does.
+        spec.max_entries = config.nr_cpus;
+    }
+    let spec = &spec;
     if let Some(inner) = spec.inner.as_deref() {
         check_inner(inner)?;
     }
@@ -113,6 +119,8 @@ fn storage(mem: &GuestMem, map: &Map, config: &VmConfig) -> Result<Storage, VmLo
         MapKind::ArrayOfMaps | MapKind::HashOfMaps | MapKind::ProgArray => {
             Storage::Objects(Objects::default())
         }
+        MapKind::PerfEventArray => Storage::Perf(PerfEvents::new(spec.max_entries, config.nr_cpus)),
+        MapKind::UserRingBuf => Storage::UserRing(UserRing::new(entries)),
         MapKind::LpmTrie => Storage::Trie(Trie::new(spec.key_size)),
         MapKind::RingBuf => {
             let data = mem.alloc(Region::Maps, entries, PAGE_SIZE)?;
@@ -253,7 +261,8 @@ fn check(kind: MapKind, spec: &LinkedMap) -> Result<(), Refusal> {
         MapKind::Queue | MapKind::Stack => check_queue(spec),
         MapKind::LpmTrie => check_trie(spec),
         MapKind::BloomFilter => check_bloom(spec),
-        MapKind::ProgArray => check_fd_array(kind, spec),
+        MapKind::ProgArray | MapKind::PerfEventArray => check_fd_array(kind, spec),
+        MapKind::UserRingBuf => check_ringbuf(spec),
         MapKind::ArrayOfMaps | MapKind::HashOfMaps => check_of_maps(kind, spec),
         MapKind::RingBuf => check_ringbuf(spec),
         MapKind::TaskStorage | MapKind::CgrpStorage => check_storage(spec),
@@ -298,7 +307,7 @@ fn check_array(kind: MapKind, spec: &LinkedMap) -> Result<(), Refusal> {
         "map_flags are for plain arrays",
     )?;
     ensure(
-        spec.map_flags & BPF_F_PRESERVE_ELEMS == 0,
+        kind == MapKind::PerfEventArray || spec.map_flags & BPF_F_PRESERVE_ELEMS == 0,
         Errno::EINVAL,
         "BPF_F_PRESERVE_ELEMS is for arrays of perf events",
     )?;

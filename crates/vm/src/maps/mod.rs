@@ -16,6 +16,7 @@
 //! | task, cgroup storage | one block per owner, keyed by the owner's address |
 //! | ring buffer | the ring, twice the header's positions on the host's side |
 //! | map of maps, program array | none: the maps or programs |
+//! | perf event array, user ring buffer | none: samples on the host's side |
 //! | arena | none: an arena |
 //!
 //! Errors are the kernel's (`kernel/bpf/{arraymap,hashtab,queue_stack_maps}.c`, and what the
@@ -25,9 +26,11 @@ mod bloom;
 mod create;
 mod keyed;
 mod objects;
+mod perf;
 mod queue;
 mod ringbuf;
 mod trie;
+mod user_ringbuf;
 
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
@@ -41,9 +44,12 @@ use crate::mem::{ArenaSlot, GuestMem};
 
 pub(crate) use bloom::Bloom;
 pub(crate) use objects::{Object, Objects, fits};
+pub(crate) use perf::PerfEvents;
+pub use perf::{PerfCounts, PerfSample};
 pub(crate) use queue::Take;
 pub(crate) use ringbuf::{Commit, RingBuf};
 pub(crate) use trie::Trie;
+pub(crate) use user_ringbuf::UserRing;
 
 pub(crate) use create::create;
 
@@ -95,6 +101,8 @@ pub enum MapKind {
     ArrayOfMaps,
     HashOfMaps,
     ProgArray,
+    PerfEventArray,
+    UserRingBuf,
     Queue,
     Stack,
     RingBuf,
@@ -118,6 +126,8 @@ impl MapKind {
             MapType::ARRAY_OF_MAPS => Self::ArrayOfMaps,
             MapType::HASH_OF_MAPS => Self::HashOfMaps,
             MapType::PROG_ARRAY => Self::ProgArray,
+            MapType::PERF_EVENT_ARRAY => Self::PerfEventArray,
+            MapType::USER_RINGBUF => Self::UserRingBuf,
             MapType::QUEUE => Self::Queue,
             MapType::STACK => Self::Stack,
             MapType::RINGBUF => Self::RingBuf,
@@ -184,6 +194,10 @@ pub(crate) enum Storage {
     Bloom(Bloom),
     /// What each entry names.
     Objects(Objects),
+    /// Samples for the host.
+    Perf(PerfEvents),
+    /// Samples from the host.
+    UserRing(UserRing),
     /// A ring of records.
     RingBuf(RingBuf),
     /// The pages of an arena.
@@ -258,6 +272,30 @@ impl Map {
         }
     }
 
+    /// The events of a perf event array.
+    pub(crate) fn perf(&mut self) -> Option<&mut PerfEvents> {
+        if let Storage::Perf(events) = &mut self.storage {
+            Some(events)
+        } else {
+            None
+        }
+    }
+
+    fn close_perf(&mut self, key: &[u8]) -> Result<(), Errno> {
+        let entry = key.try_into().map_err(|_short| Errno::EINVAL)?;
+        let events = self.perf().ok_or(Errno::EINVAL)?;
+        events.close(u32::from_le_bytes(entry))
+    }
+
+    /// The ring of a user ring buffer.
+    pub(crate) fn user_ring(&mut self) -> Option<&mut UserRing> {
+        if let Storage::UserRing(ring) = &mut self.storage {
+            Some(ring)
+        } else {
+            None
+        }
+    }
+
     /// Whether keys are array indices.
     pub(crate) fn is_array(&self) -> bool {
         matches!(self.storage, Storage::Array { .. })
@@ -298,7 +336,10 @@ impl Map {
             }
             Storage::Bloom(_) => u64::from(self.spec.value_size),
             Storage::Objects(_) => key_size,
-            Storage::RingBuf(_) | Storage::Arena { .. } => 0,
+            Storage::Perf(_)
+            | Storage::UserRing(_)
+            | Storage::RingBuf(_)
+            | Storage::Arena { .. } => 0,
         }
     }
 
@@ -341,6 +382,8 @@ impl Map {
             Storage::Objects(objects) => objects.get(key)?.map().map(MapId::object),
             Storage::Queue { .. }
             | Storage::Bloom(_)
+            | Storage::Perf(_)
+            | Storage::UserRing(_)
             | Storage::RingBuf(_)
             | Storage::Arena { .. } => None,
         }
@@ -366,8 +409,11 @@ impl Map {
             MapKind::LpmTrie => self.update_trie(mem, key, value, flags).map(|()| None),
             MapKind::Queue | MapKind::Stack | MapKind::BloomFilter => Err(Errno::EINVAL),
             // A value from user space is a file descriptor, and there are none.
-            MapKind::ArrayOfMaps | MapKind::HashOfMaps | MapKind::ProgArray => Err(Errno::EBADF),
-            MapKind::RingBuf => Err(Errno::ENOTSUPP),
+            MapKind::ArrayOfMaps
+            | MapKind::HashOfMaps
+            | MapKind::ProgArray
+            | MapKind::PerfEventArray => Err(Errno::EBADF),
+            MapKind::RingBuf | MapKind::UserRingBuf => Err(Errno::ENOTSUPP),
             MapKind::Arena | MapKind::TaskStorage | MapKind::CgrpStorage => Err(Errno::EOPNOTSUPP),
         }
     }
@@ -405,6 +451,8 @@ impl Map {
             MapKind::ArrayOfMaps | MapKind::HashOfMaps | MapKind::ProgArray => {
                 self.clear_object(key).map(|()| KernAddr::NULL)
             }
+            MapKind::PerfEventArray => self.close_perf(key).map(|()| KernAddr::NULL),
+            MapKind::UserRingBuf => Err(Errno::ENOTSUPP),
             MapKind::BloomFilter | MapKind::RingBuf | MapKind::Arena => Err(Errno::EOPNOTSUPP),
         }
     }
@@ -414,11 +462,12 @@ impl Map {
         match &self.storage {
             Storage::Array { .. } => self.indices(),
             Storage::Objects(objects) if self.kind == MapKind::HashOfMaps => objects.keys(),
-            Storage::Objects(_) => self.indices(),
+            Storage::Objects(_) | Storage::Perf(_) => self.indices(),
             Storage::Keyed { blocks, .. } => blocks.keys().cloned().collect(),
             Storage::Trie(trie) => trie.keys(),
             Storage::Queue { .. }
             | Storage::Bloom(_)
+            | Storage::UserRing(_)
             | Storage::RingBuf(_)
             | Storage::Arena { .. } => Vec::new(),
         }
@@ -445,7 +494,7 @@ impl Map {
             Storage::Objects(objects) if self.kind == MapKind::HashOfMaps => {
                 self.next_key(after.filter(|key| objects.get(key).is_some()))
             }
-            Storage::Array { .. } | Storage::Objects(_) => {
+            Storage::Array { .. } | Storage::Objects(_) | Storage::Perf(_) => {
                 let index = |key: &[u8]| Some(u32::from_le_bytes(key.try_into().ok()?));
                 let known = |key: &&[u8]| index(key).is_some_and(|i| i < self.spec.max_entries);
                 self.next_key(after.filter(known))
@@ -455,7 +504,7 @@ impl Map {
             }
             Storage::Trie(trie) => trie.next_key(after),
             Storage::Queue { .. } => return Err(Errno::EINVAL),
-            Storage::RingBuf(_) => return Err(Errno::ENOTSUPP),
+            Storage::RingBuf(_) | Storage::UserRing(_) => return Err(Errno::ENOTSUPP),
             Storage::Bloom(_) | Storage::Arena { .. } => return Err(Errno::EOPNOTSUPP),
         };
         found.ok_or(Errno::ENOENT)
@@ -468,7 +517,9 @@ impl Map {
             Storage::Objects(objects) if self.kind == MapKind::HashOfMaps => {
                 objects.next_key(after)
             }
-            Storage::Array { .. } | Storage::Objects(_) => self.next_index(after),
+            Storage::Array { .. } | Storage::Objects(_) | Storage::Perf(_) => {
+                self.next_index(after)
+            }
             Storage::Keyed { blocks, .. } => {
                 let from = after.map_or(Bound::Unbounded, Bound::Excluded);
                 let mut rest = blocks.range::<[u8], _>((from, Bound::Unbounded));
@@ -477,6 +528,7 @@ impl Map {
             Storage::Trie(trie) => trie.next_key(after),
             Storage::Queue { .. }
             | Storage::Bloom(_)
+            | Storage::UserRing(_)
             | Storage::RingBuf(_)
             | Storage::Arena { .. } => None,
         }
@@ -511,6 +563,8 @@ impl Map {
             | Storage::Trie(_)
             | Storage::Bloom(_)
             | Storage::Objects(_)
+            | Storage::Perf(_)
+            | Storage::UserRing(_)
             | Storage::RingBuf(_)
             | Storage::Arena { .. } => None,
         }

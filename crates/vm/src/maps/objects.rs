@@ -88,6 +88,8 @@ pub(crate) fn fits(template: &LinkedMap, map: &Map) -> bool {
         | MapKind::RingBuf
         | MapKind::TaskStorage
         | MapKind::CgrpStorage
+        | MapKind::PerfEventArray
+        | MapKind::UserRingBuf
         | MapKind::Arena => equal,
         MapKind::ArrayOfMaps | MapKind::HashOfMaps | MapKind::ProgArray => false,
     }

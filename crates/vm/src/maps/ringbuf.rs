@@ -12,7 +12,7 @@ use harena_abi::{Errno, KernAddr};
 use crate::mem::GuestMem;
 
 /// Bytes of a record's header in the kernel; they count towards the capacity.
-const BPF_RINGBUF_HDR_SZ: u64 = 8;
+pub(super) const BPF_RINGBUF_HDR_SZ: u64 = 8;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {

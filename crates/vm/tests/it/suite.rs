@@ -15,6 +15,7 @@ mod more_maps;
 mod objects;
 mod random;
 mod reports;
+mod samples;
 mod streams;
 pub(crate) mod support;
 mod tail_calls;
