@@ -38,13 +38,15 @@ impl KernelSymbols for OwnTypes {
     }
 }
 
-fn link(file: &str) -> LinkedObject {
-    let path = format!(
-        "{}/../../bpf/tests/{file}.bpf.o",
-        env!("CARGO_MANIFEST_DIR")
-    );
+fn parse(folder: &str, file: &str) -> Object {
+    let crate_folder = env!("CARGO_MANIFEST_DIR");
+    let path = format!("{crate_folder}/{folder}/{file}.bpf.o");
     let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
-    let object = Object::parse(file, &bytes).expect("parses");
+    Object::parse(file, &bytes).expect("parses")
+}
+
+fn link(file: &str) -> LinkedObject {
+    let object = parse("../../bpf/tests", file);
     let kernel = OwnTypes(Arc::new(object.btf().clone()));
     object.link(&kernel).expect("links")
 }
@@ -85,6 +87,22 @@ fn a_report_names_function_offset_and_source_line() {
         (found.line, found.function.as_str()),
         (Some(160), "straddle")
     );
+}
+
+#[test]
+fn maps_in_maps_are_filled_as_the_object_says() {
+    // The programs are about other things, and need a kernel.
+    let file = parse("../bpf/tests/fixtures", "objects");
+    let object = object(Vec::new(), file.maps().to_vec());
+    let mut vm = Vm::new(config(2)).expect("address space");
+    let loaded = vm.load(&object, KFUNCS).expect("loads");
+    let map = |name: &str| {
+        let index = object.maps.iter().position(|map| map.name == name);
+        loaded.maps[index.expect("it is there")]
+    };
+    let inner = |n: u32| vm.map_inner(map("outer"), &n.to_le_bytes());
+    assert_eq!(inner(1), Some(map("slot_zero")));
+    assert_eq!(inner(0), None);
 }
 
 /// Members without a program are passed over; the first result ends the walk and is given back.
