@@ -11,6 +11,8 @@ use harena_abi::{Errno, KernAddr};
 use harena_arena_fault::Access;
 use thiserror::Error;
 
+use crate::held::Misuse;
+
 /// The kernel's word for an access.
 pub(crate) const fn access_word(access: Access) -> &'static str {
     match access {
@@ -151,6 +153,9 @@ pub enum AbortCause {
         /// The lock.
         addr: KernAddr,
     },
+    /// Something was not given back, or was given back or used without being held.
+    #[error(transparent)]
+    Misuse(Misuse),
     /// Execution ran past the last instruction.
     #[error("execution ran past the end of the program")]
     FellOffEnd,

@@ -8,6 +8,7 @@
 use harena_abi::{Cpu, KernAddr, SimTime, Tid};
 
 use crate::error::{Abort, AbortCause};
+use crate::held::{Object, Rules};
 use crate::mem::GuestMem;
 use crate::program::ProgId;
 use crate::timer::TimerId;
@@ -60,6 +61,12 @@ pub trait Host {
     ) -> Result<Option<u64>, Abort> {
         let (_, _, _) = (call, id, args);
         Ok(None)
+    }
+
+    /// A run ended that held this reference or iterator, which a kfunc of the host gave: what its
+    /// release would do is to be done.
+    fn give_back(&mut self, call: &mut Call<'_>, object: Object, addr: u64) {
+        let (_, _, _) = (call, object, addr);
     }
 
     /// The simulated clock.
@@ -173,6 +180,8 @@ pub struct KfuncDesc {
     pub contexts: ContextSet,
     /// Whether it may sleep, thus needs a sleepable program.
     pub sleepable: Sleepable,
+    /// What it acquires and releases, and whether it may be called under a lock.
+    pub rules: Rules,
 }
 
 /// Whether a kfunc or a program may sleep.

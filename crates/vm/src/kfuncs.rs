@@ -10,7 +10,8 @@ use harena_arena::Arena;
 
 use crate::error::{Abort, AbortCause};
 use crate::exec::{self, Entry};
-use crate::helpers::{Answer, Ctx, Fail, answer, stream_vprintk};
+use crate::held::{self, Effect, Object, Rules, Watched};
+use crate::helpers::{Answer, Ctx, Fail, answer, rules, stream_vprintk};
 use crate::host::{Call, ContextSet, Host, KfuncArg, KfuncDesc, Sleepable};
 use crate::program::{ProgId, Program};
 use crate::vm::Vm;
@@ -23,8 +24,9 @@ pub const GENERIC_KFUNC_BASE: u32 = 1 << 24;
 type KfuncFn = fn(&mut Ctx<'_>, [u64; 5]) -> Answer;
 
 macro_rules! generic_kfuncs {
-    ($($name:ident $call:expr, $proto:literal;)*) => {
+    ($($name:ident $call:expr, $proto:literal $(, $rules:expr)?;)*) => {
         const NAMES: &[&str] = &[$(stringify!($name)),*];
+        const RULES: &[Rules] = &[$(rules!($($rules)?)),*];
         static CALLS: &[KfuncFn] = &[$($call),*];
 
         /// The kfuncs that the engine provides itself, with their C prototypes; a host adds
@@ -38,13 +40,14 @@ macro_rules! generic_kfuncs {
                 args: &[],
                 contexts: ContextSet::ANY,
                 sleepable: Sleepable::No,
+                rules: Rules::PLAIN,
             };
             let mut descs = [plain; NAMES.len()];
             let mut i = 0;
             while i < NAMES.len() {
                 #[expect(clippy::cast_possible_truncation, reason = "a short table")]
                 let id = GENERIC_KFUNC_BASE + i as u32;
-                descs[i] = KfuncDesc { id, name: NAMES[i], ..plain };
+                descs[i] = KfuncDesc { id, name: NAMES[i], rules: RULES[i], ..plain };
                 i += 1;
             }
             descs
@@ -52,35 +55,57 @@ macro_rules! generic_kfuncs {
     };
 }
 
+const ITER_NUM: Object = Object::Iterator("bpf_iter_num");
+
 generic_kfuncs! {
     bpf_arena_alloc_pages arena_alloc_pages,
-        "void *bpf_arena_alloc_pages(void *p__map, void *addr__ign, u32 page_cnt, int node_id, u64 flags)";
+        "void *bpf_arena_alloc_pages(void *p__map, void *addr__ign, u32 page_cnt, int node_id, u64 flags)",
+        Rules::PLAIN.under_lock();
     bpf_arena_free_pages arena_free_pages,
-        "void bpf_arena_free_pages(void *p__map, void *ptr__ign, u32 page_cnt)";
+        "void bpf_arena_free_pages(void *p__map, void *ptr__ign, u32 page_cnt)",
+        Rules::PLAIN.under_lock();
     bpf_arena_reserve_pages arena_reserve_pages,
-        "int bpf_arena_reserve_pages(void *p__map, void *ptr__ign, u32 page_cnt)";
-    bpf_arena_alloc slab::arena_alloc, "void *bpf_arena_alloc(void *p__map, u32 size)";
-    bpf_arena_free slab::arena_free, "void bpf_arena_free(void *p__map, void *ptr__ign)";
+        "int bpf_arena_reserve_pages(void *p__map, void *ptr__ign, u32 page_cnt)",
+        Rules::PLAIN.under_lock();
+    bpf_arena_alloc slab::arena_alloc, "void *bpf_arena_alloc(void *p__map, u32 size)",
+        Rules::PLAIN.under_lock();
+    bpf_arena_free slab::arena_free, "void bpf_arena_free(void *p__map, void *ptr__ign)",
+        Rules::PLAIN.under_lock();
     bpf_iter_num_new iter_num_new,
-        "int bpf_iter_num_new(struct bpf_iter_num *it, int start, int end)";
-    bpf_iter_num_next iter_num_next, "int *bpf_iter_num_next(struct bpf_iter_num *it)";
-    bpf_iter_num_destroy iter_num_destroy, "void bpf_iter_num_destroy(struct bpf_iter_num *it)";
+        "int bpf_iter_num_new(struct bpf_iter_num *it, int start, int end)",
+        Rules::of(Effect::Begin(ITER_NUM)).under_lock();
+    bpf_iter_num_next iter_num_next, "int *bpf_iter_num_next(struct bpf_iter_num *it)",
+        Rules::of(Effect::Use(ITER_NUM)).under_lock();
+    bpf_iter_num_destroy iter_num_destroy, "void bpf_iter_num_destroy(struct bpf_iter_num *it)",
+        Rules::of(Effect::End(ITER_NUM)).under_lock();
     bpf_stream_vprintk stream_vprintk,
-        "int bpf_stream_vprintk(int stream_id, const char *fmt__str, const void *args, u32 len__sz, void *aux__prog)";
+        "int bpf_stream_vprintk(int stream_id, const char *fmt__str, const void *args, u32 len__sz, void *aux__prog)",
+        Rules::PLAIN.under_lock();
     bpf_stream_vprintk_impl stream_vprintk,
-        "int bpf_stream_vprintk_impl(int stream_id, const char *fmt__str, const void *args, u32 len__sz, void *aux__prog)";
-    bpf_rcu_read_lock nothing, "void bpf_rcu_read_lock(void)";
-    bpf_rcu_read_unlock nothing, "void bpf_rcu_read_unlock(void)";
-    bpf_preempt_disable nothing, "void bpf_preempt_disable(void)";
-    bpf_preempt_enable nothing, "void bpf_preempt_enable(void)";
-    bpf_local_irq_save irq_save, "void bpf_local_irq_save(unsigned long *flags__irq_flag)";
-    bpf_local_irq_restore nothing, "void bpf_local_irq_restore(unsigned long *flags__irq_flag)";
-    bpf_res_spin_lock res_spin_lock, "int bpf_res_spin_lock(struct bpf_res_spin_lock *lock)";
-    bpf_res_spin_unlock res_spin_unlock, "void bpf_res_spin_unlock(struct bpf_res_spin_lock *lock)";
+        "int bpf_stream_vprintk_impl(int stream_id, const char *fmt__str, const void *args, u32 len__sz, void *aux__prog)",
+        Rules::PLAIN.under_lock();
+    bpf_rcu_read_lock nothing, "void bpf_rcu_read_lock(void)",
+        Rules::of(Effect::Begin(Object::Rcu));
+    bpf_rcu_read_unlock nothing, "void bpf_rcu_read_unlock(void)",
+        Rules::of(Effect::End(Object::Rcu));
+    bpf_preempt_disable nothing, "void bpf_preempt_disable(void)",
+        Rules::of(Effect::Begin(Object::Preempt));
+    bpf_preempt_enable nothing, "void bpf_preempt_enable(void)",
+        Rules::of(Effect::End(Object::Preempt));
+    bpf_local_irq_save irq_save, "void bpf_local_irq_save(unsigned long *flags__irq_flag)",
+        Rules::of(Effect::Begin(Object::Irq));
+    bpf_local_irq_restore nothing, "void bpf_local_irq_restore(unsigned long *flags__irq_flag)",
+        Rules::of(Effect::End(Object::Irq));
+    bpf_res_spin_lock res_spin_lock, "int bpf_res_spin_lock(struct bpf_res_spin_lock *lock)",
+        Rules::of(Effect::Begin(Object::ResLock)).under_lock();
+    bpf_res_spin_unlock res_spin_unlock, "void bpf_res_spin_unlock(struct bpf_res_spin_lock *lock)",
+        Rules::of(Effect::End(Object::ResLock)).under_lock();
     bpf_res_spin_lock_irqsave res_spin_lock,
-        "int bpf_res_spin_lock_irqsave(struct bpf_res_spin_lock *lock, unsigned long *flags__irq_flag)";
+        "int bpf_res_spin_lock_irqsave(struct bpf_res_spin_lock *lock, unsigned long *flags__irq_flag)",
+        Rules::of(Effect::Begin(Object::ResLockIrq)).under_lock();
     bpf_res_spin_unlock_irqrestore res_spin_unlock,
-        "void bpf_res_spin_unlock_irqrestore(struct bpf_res_spin_lock *lock, unsigned long *flags__irq_flag)";
+        "void bpf_res_spin_unlock_irqrestore(struct bpf_res_spin_lock *lock, unsigned long *flags__irq_flag)",
+        Rules::of(Effect::End(Object::ResLockIrq)).under_lock();
     bpf_cast_to_kern_ctx same, "void *bpf_cast_to_kern_ctx(void *obj)";
     bpf_rdonly_cast same, "void *bpf_rdonly_cast(const void *obj__ign, u32 btf_id__k)";
     bpf_throw throw, "void bpf_throw(u64 cookie)";
@@ -111,6 +136,13 @@ pub(crate) fn call(
     mut args: [u64; 5],
 ) -> Result<u64, Abort> {
     let desc = program.kfuncs[index as usize];
+    let watched = Watched {
+        function: desc.name,
+        rules: desc.rules,
+        sleepable: desc.sleepable,
+        args,
+    };
+    held::before(vm, &watched)?;
     if let Some(own) = desc.id.checked_sub(GENERIC_KFUNC_BASE) {
         let mut ctx = Ctx {
             vm,
@@ -118,7 +150,9 @@ pub(crate) fn call(
             program,
             name: desc.name,
         };
-        return answer(CALLS[own as usize](&mut ctx, args));
+        let ret = answer(CALLS[own as usize](&mut ctx, args))?;
+        held::after(vm, &watched, ret);
+        return Ok(ret);
     }
     let run = *vm.runs.last().expect("a call belongs to a run");
     let sleeps_illegally = desc.sleepable == Sleepable::Yes && run.sleepable == Sleepable::No;
@@ -136,6 +170,7 @@ pub(crate) fn call(
     let ret = host.kfunc(&mut call, desc.id, args);
     let faults = crate::report::host_faults(vm, host, program);
     let ret = ret?;
+    held::after(vm, &watched, ret);
     charge_faults(vm, faults)?;
     Ok(ret)
 }
@@ -254,7 +289,7 @@ fn arena(ctx: &Ctx<'_>, map: u64) -> Result<Arc<Arena>, Fail> {
 
 fn may_sleep(ctx: &Ctx<'_>) -> bool {
     let run = ctx.vm.runs.last();
-    run.is_some_and(|run| run.sleepable == Sleepable::Yes)
+    run.is_some_and(|run| run.sleepable == Sleepable::Yes) && !held::is_atomic(ctx.vm)
 }
 
 fn u32_of(arg: u64) -> u32 {

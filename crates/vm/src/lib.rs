@@ -32,6 +32,7 @@
 mod error;
 mod exec;
 mod format;
+mod held;
 mod helpers;
 mod host;
 mod kfuncs;
@@ -57,6 +58,7 @@ pub use error::{
 pub use format::{ARGS_MAX as FORMAT_ARGS_MAX, format as bprintf};
 pub use harena_arena_fault::Access;
 pub use harena_jit::Contained;
+pub use held::{Effect, End, Holding, Misuse, Object, Rules, UnderLock};
 pub use helpers::name_of as helper_name;
 pub use host::{
     Call, ContextSet, CurrentTask, Host, KfuncArg, KfuncDesc, NoKernel, Sleepable, TimerArm,

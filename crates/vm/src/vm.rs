@@ -16,6 +16,7 @@ use crate::error::{
     Abort, AbortCause, NoMachineCode, OutOfGuestMemory, Place, VmCreateError, VmLoadError,
 };
 use crate::exec::{self, Entry};
+use crate::held::Held;
 use crate::host::{ContextSet, Host, KfuncDesc, Sleepable};
 use crate::layout::{CPU_COUNT_MAX, Region};
 use crate::listing::{CodeRange, Listing};
@@ -144,6 +145,10 @@ pub(crate) struct Run {
     pub(crate) tail_calls: u32,
     /// Index in `frames` of its first frame.
     pub(crate) first_frame: usize,
+    /// Index in `held` of the first that is its own.
+    pub(crate) first_held: usize,
+    /// The same of the innermost callback.
+    pub(crate) held_floor: usize,
 }
 
 /// A function call in progress.
@@ -190,6 +195,10 @@ pub struct Vm {
     pub(crate) reports_dropped: u64,
     pub(crate) runs: Vec<Run>,
     pub(crate) frames: Vec<Frame>,
+    /// What the runs hold, those of the outermost run first.
+    pub(crate) held: Vec<Held>,
+    /// What they gave back last.
+    pub(crate) gone: Vec<Held>,
     /// Instructions the outermost run may still execute.
     pub(crate) insns_left: u64,
     /// Instructions executed by all runs that have ended.
@@ -235,6 +244,8 @@ impl Vm {
             reports_dropped: 0,
             runs: Vec::with_capacity(NESTED_RUNS_MAX as usize),
             frames: Vec::with_capacity((NESTED_RUNS_MAX * FRAMES_MAX) as usize),
+            held: Vec::new(),
+            gone: Vec::new(),
             insns_left: 0,
             insns_total: 0,
             stacks,

@@ -21,7 +21,7 @@ use harena_abi::{ArenaOffset, Cpu, KernAddr, Tid};
 use harena_arena::Arena;
 use harena_scx::{Core, Cx, Form, Machine};
 use harena_vm::{
-    Abort, Call, ContextSet, GENERIC_KFUNC_PROTOS, GuestMem, KfuncArg, KfuncDesc, Sleepable,
+    Abort, Call, ContextSet, GENERIC_KFUNC_PROTOS, GuestMem, KfuncArg, KfuncDesc, Rules, Sleepable,
     generic_kfuncs,
 };
 
@@ -54,16 +54,29 @@ pub(crate) struct Kfunc {
     pub sleepable: Sleepable,
     /// The only form that may call it, if not both.
     pub form: Option<Form>,
+    /// What it acquires and releases.
+    pub rules: Rules,
     /// How the call treats arguments.
     pub(crate) args: [KfuncArg; 5],
     /// What it does.
     pub(crate) body: Body,
 }
 
+/// What a kfunc acquires or releases, from the brackets in its row.
+macro_rules! rules {
+    () => {
+        ::harena_vm::Rules::PLAIN
+    };
+    ($effect:expr) => {
+        ::harena_vm::Rules::of($effect)
+    };
+}
+pub(crate) use rules;
+
 /// A block of rows with common rules; see the module's comment.
 macro_rules! kfuncs {
     ($($contexts:expr, $form:expr, $sleepable:ident {
-        $($name:ident $proto:literal => $body:expr;)*
+        $($name:ident $proto:literal $([$effect:expr])? => $body:expr;)*
     })*) => {
         pub(super) const KFUNCS: &[$crate::kfuncs::Kfunc] = &[$($($crate::kfuncs::Kfunc {
             name: stringify!($name),
@@ -71,6 +84,7 @@ macro_rules! kfuncs {
             contexts: $contexts,
             sleepable: ::harena_vm::Sleepable::$sleepable,
             form: $form,
+            rules: $crate::kfuncs::rules!($($effect)?),
             args: $crate::kfuncs::args_of($proto),
             body: $body,
         },)*)*];
@@ -105,6 +119,7 @@ pub(crate) fn descs() -> Vec<KfuncDesc> {
             args: &kfunc.args,
             contexts: kfunc.contexts,
             sleepable: kfunc.sleepable,
+            rules: kfunc.rules,
         })
         .collect()
 }

@@ -13,6 +13,7 @@ use harena_arena::{Arena, ProgramScope};
 use harena_arena_fault::ProgramTag;
 
 use crate::error::{Abort, AbortCause};
+use crate::held;
 use crate::host::{ContextSet, Host, Sleepable};
 use crate::kfuncs::charge_faults;
 use crate::program::{ProgId, Program};
@@ -64,6 +65,7 @@ pub(crate) fn enter(vm: &mut Vm, entry: Entry, host: &mut dyn Host) -> Result<Ru
     let left_before = vm.insns_left;
     report_earlier_faults(vm, host, &program)?;
     let first_frame = vm.frames.len();
+    let first_held = vm.held.len();
     vm.runs.push(Run {
         prog: entry.prog,
         contexts: entry.contexts,
@@ -71,13 +73,19 @@ pub(crate) fn enter(vm: &mut Vm, entry: Entry, host: &mut dyn Host) -> Result<Ru
         timer: entry.timer,
         tail_calls: 0,
         first_frame,
+        first_held,
+        held_floor: first_held,
     });
-    let result = in_scope(vm, host, &program, &entry);
+    let mut result = in_scope(vm, host, &program, &entry);
+    if vm.held.len() > first_held {
+        result = held::end(vm, host, result);
+    }
     vm.frames.truncate(first_frame);
     vm.runs.pop();
     let insns = left_before - vm.insns_left;
     if depth == 0 {
         vm.insns_total += insns;
+        vm.gone.clear();
         free_deferred(vm);
     }
     let ret = result.or_else(|abort| {

@@ -5,6 +5,7 @@ use harena_abi::{Errno, KernAddr};
 use super::{Answer, Ctx, Fail, dynptr};
 use crate::error::{Abort, AbortCause};
 use crate::exec;
+use crate::held;
 use crate::host::{ContextSet, Host, Sleepable};
 use crate::layout::Region;
 use crate::load::text_slot;
@@ -28,6 +29,14 @@ pub(super) fn callback_slot(ctx: &Ctx<'_>, addr: u64) -> Result<u32, Fail> {
         .ok_or_else(|| ctx.vm.abort_here(AbortCause::BadCallback { addr }).into())
 }
 
+/// Calls a callback, which gives back what it acquires.
+fn call_back(ctx: &mut Ctx<'_>, slot: u32, args: [u64; 5]) -> Result<u64, Abort> {
+    let program = ctx.program;
+    held::in_callback(ctx.vm, ctx.host, |vm, host| {
+        exec::call_function(vm, host, program, slot, args)
+    })
+}
+
 /// `bpf_loop(nr_loops, callback, ctx, flags)`: rounds done.
 pub(super) fn bpf_loop(ctx: &mut Ctx<'_>, [rounds, callback, data, flags, _]: [u64; 5]) -> Answer {
     let rounds = rounds & 0xffff_ffff;
@@ -40,7 +49,7 @@ pub(super) fn bpf_loop(ctx: &mut Ctx<'_>, [rounds, callback, data, flags, _]: [u
     let slot = callback_slot(ctx, callback)?;
     for i in 0..rounds {
         let args = [i, data, 0, 0, 0];
-        if exec::call_function(ctx.vm, ctx.host, ctx.program, slot, args)? != 0 {
+        if call_back(ctx, slot, args)? != 0 {
             return Ok(i + 1);
         }
     }
@@ -79,7 +88,7 @@ fn walk(ctx: &mut Ctx<'_>, id: MapId, key_at: KernAddr, slot: u32, data: u64) ->
         ctx.put(key_at.raw(), &key)?;
         visited += 1;
         let args = [id.object().raw(), key_at.raw(), value.raw(), data, 0];
-        if exec::call_function(ctx.vm, ctx.host, ctx.program, slot, args)? != 0 {
+        if call_back(ctx, slot, args)? != 0 {
             break;
         }
         next = ctx.vm.map(id).next_key(Some(&key));

@@ -15,7 +15,8 @@ mod timer;
 use harena_abi::{Errno, KernAddr};
 
 use crate::error::{Abort, AbortCause, MemFault, OutOfGuestMemory};
-use crate::host::{Call, Host};
+use crate::held::{self, Effect, Object, Rules, Watched};
+use crate::host::{Call, Host, Sleepable};
 use crate::maps::{MapId, MapKind};
 use crate::program::Program;
 use crate::vm::Vm;
@@ -152,17 +153,33 @@ type HelperFn = fn(&mut Ctx<'_>, [u64; 5]) -> Answer;
 struct Helper {
     name: &'static str,
     call: HelperFn,
+    rules: Rules,
 }
 
 /// Numbers up to which there are helpers.
 const HELPER_COUNT: usize = 256;
 
+/// The rules in a row of a table, or none.
+macro_rules! rules {
+    () => {
+        Rules::PLAIN
+    };
+    ($rules:expr) => {
+        $rules
+    };
+}
+pub(crate) use rules;
+
 macro_rules! helpers {
-    ($($id:literal $name:ident $call:expr;)*) => {
+    ($($id:literal $name:ident $call:expr $(, $rules:expr)?;)*) => {
         /// Helpers by their number.
         static HELPERS: [Option<Helper>; HELPER_COUNT] = {
             let mut table = [None; HELPER_COUNT];
-            $(table[$id] = Some(Helper { name: stringify!($name), call: $call });)*
+            $(table[$id] = Some(Helper {
+                name: stringify!($name),
+                call: $call,
+                rules: rules!($($rules)?),
+            });)*
             table
         };
     };
@@ -188,8 +205,8 @@ helpers! {
     87 bpf_map_push_elem maps::push;
     88 bpf_map_pop_elem maps::pop;
     89 bpf_map_peek_elem maps::peek;
-    93 bpf_spin_lock memory::spin_lock;
-    94 bpf_spin_unlock memory::spin_unlock;
+    93 bpf_spin_lock memory::spin_lock, Rules::of(Effect::Begin(Object::SpinLock));
+    94 bpf_spin_unlock memory::spin_unlock, Rules::of(Effect::End(Object::SpinLock)).under_lock();
     112 bpf_probe_read_user memory::probe_read_user;
     113 bpf_probe_read_kernel memory::probe_read;
     114 bpf_probe_read_user_str memory::probe_read_user;
@@ -197,9 +214,9 @@ helpers! {
     118 bpf_jiffies64 current::jiffies64;
     125 bpf_ktime_get_boot_ns current::ktime;
     130 bpf_ringbuf_output maps::ringbuf_output;
-    131 bpf_ringbuf_reserve maps::ringbuf_reserve;
-    132 bpf_ringbuf_submit maps::ringbuf_submit;
-    133 bpf_ringbuf_discard maps::ringbuf_discard;
+    131 bpf_ringbuf_reserve maps::ringbuf_reserve, Rules::of(Effect::Result(Object::Record));
+    132 bpf_ringbuf_submit maps::ringbuf_submit, Rules::of(Effect::End(Object::Record));
+    133 bpf_ringbuf_discard maps::ringbuf_discard, Rules::of(Effect::End(Object::Record));
     134 bpf_ringbuf_query maps::ringbuf_query;
     153 bpf_per_cpu_ptr memory::per_cpu_ptr;
     154 bpf_this_cpu_ptr memory::this_cpu_ptr;
@@ -216,7 +233,7 @@ helpers! {
     177 bpf_trace_vprintk print::trace_vprintk;
     181 bpf_loop callback::bpf_loop;
     182 bpf_strncmp memory::strncmp;
-    194 bpf_kptr_xchg memory::kptr_xchg;
+    194 bpf_kptr_xchg memory::kptr_xchg, Rules::of(Effect::Exchange);
     195 bpf_map_lookup_percpu_elem maps::lookup_percpu;
     201 bpf_dynptr_read dynptr::read;
     202 bpf_dynptr_write dynptr::write_to;
@@ -238,13 +255,22 @@ pub(crate) fn call(
     let Some(helper) = HELPERS.get(id as usize).copied().flatten() else {
         return call_host(vm, host, program, id, args);
     };
+    let watched = Watched {
+        function: helper.name,
+        rules: helper.rules,
+        sleepable: Sleepable::No,
+        args,
+    };
+    held::before(vm, &watched)?;
     let mut ctx = Ctx {
         vm,
         host,
         program,
         name: helper.name,
     };
-    answer((helper.call)(&mut ctx, args))
+    let ret = answer((helper.call)(&mut ctx, args))?;
+    held::after(vm, &watched, ret);
+    Ok(ret)
 }
 
 /// The kernel's name of a helper, if the engine has it.
@@ -270,6 +296,13 @@ fn call_host(
     id: u32,
     args: [u64; 5],
 ) -> Result<u64, Abort> {
+    let watched = Watched {
+        function: "helper",
+        rules: Rules::PLAIN,
+        sleepable: Sleepable::No,
+        args,
+    };
+    held::before(vm, &watched)?;
     let mut call = Call {
         vm,
         prog: program.id,

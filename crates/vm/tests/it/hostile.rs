@@ -9,7 +9,8 @@ use harena_arena::{Arena, ArenaSpec};
 use harena_bpf::isa::Insn;
 use harena_bpf::{LinkedMap, LinkedProgram, MapType, ProgType};
 use harena_vm::{
-    AbortCause, ContextSet, Engine, RunArgs, ViolationKind, Vm, VmConfig, VmLoadError, layout,
+    AbortCause, ContextSet, Engine, Misuse, RunArgs, ViolationKind, Vm, VmConfig, VmLoadError,
+    layout,
 };
 
 use crate::numbers::Random;
@@ -426,7 +427,10 @@ fn what_only_a_verifier_would_catch_ends_the_run() {
     assert_eq!(abort(bad_callback), AbortCause::BadCallback { addr: 77 });
     let twice =
         "*(u64 *)(r10 - 8) = 0; r1 = r10; r1 += -8; call 93; r1 = r10; r1 += -8; call 93; exit";
-    assert!(matches!(abort(twice), AbortCause::Deadlock { .. }));
+    assert!(matches!(
+        abort(twice),
+        AbortCause::Misuse(Misuse::AlreadyHeld { .. })
+    ));
 }
 
 /// No sequence of bytes may bring the loader or the engine down.

@@ -390,9 +390,10 @@ fn number_iterators_walk_their_range() {
     );
     // -2 to 4.
     assert_eq!(eval(&text), 700 + 7);
-    let bad = format!("r1 = r10; r1 += -8; r2 = 5; r3 = 4; call kfunc {new}; exit");
+    let end = format!("r6 = r0; r1 = r10; r1 += -8; call kfunc {destroy}; r0 = r6; exit");
+    let bad = format!("r1 = r10; r1 += -8; r2 = 5; r3 = 4; call kfunc {new}; {end}");
     assert_eq!(eval(&bad), (-22i64).cast_unsigned());
-    let big = format!("r1 = r10; r1 += -8; r2 = 0; r3 = 8388609; call kfunc {new}; exit");
+    let big = format!("r1 = r10; r1 += -8; r2 = 0; r3 = 8388609; call kfunc {new}; {end}");
     assert_eq!(eval(&big), (-7i64).cast_unsigned());
 }
 

@@ -6,6 +6,7 @@
 use super::ENGINE;
 
 mod arena;
+mod held;
 mod hostile;
 mod insns;
 mod loading;

@@ -11,8 +11,8 @@ use harena_bpf::{
     Contents, LinkedMap, LinkedObject, LinkedProgram, MapIndex, MapOrigin, MapType, ProgType,
 };
 use harena_vm::{
-    Abort, Call, Containment, ContextSet, CurrentTask, Host, KfuncArg, KfuncDesc, Loaded, ProgId,
-    RunArgs, RunResult, Sleepable, TimerArm, TimerId, Vm, VmConfig,
+    Abort, Call, Containment, ContextSet, CurrentTask, Effect, Host, KfuncArg, KfuncDesc, Loaded,
+    Object, ProgId, Rules, RunArgs, RunResult, Sleepable, TimerArm, TimerId, Vm, VmConfig,
 };
 
 pub(crate) const READ_ARENA: u32 = 1;
@@ -23,6 +23,10 @@ pub(crate) const NULLABLE: u32 = 5;
 pub(crate) const READ_AND_RUN: u32 = 6;
 pub(crate) const TOUCH: u32 = 7;
 pub(crate) const PANICS: u32 = 8;
+pub(crate) const ACQUIRE: u32 = 9;
+pub(crate) const RELEASE: u32 = 10;
+
+const TEST_OBJECT: Object = Object::Reference("test_object");
 
 /// Kfuncs of the test host.
 pub(crate) const KFUNCS: &[KfuncDesc] = &[
@@ -38,6 +42,14 @@ pub(crate) const KFUNCS: &[KfuncDesc] = &[
     kfunc(READ_AND_RUN, "test_read_and_run", &[KfuncArg::Arena]),
     kfunc(TOUCH, "test_touch", &[]),
     kfunc(PANICS, "test_panics", &[]),
+    KfuncDesc {
+        rules: Rules::of(Effect::Result(TEST_OBJECT)),
+        ..kfunc(ACQUIRE, "test_acquire", &[])
+    },
+    KfuncDesc {
+        rules: Rules::of(Effect::End(TEST_OBJECT)),
+        ..kfunc(RELEASE, "test_release", &[])
+    },
 ];
 
 const fn kfunc(id: u32, name: &'static str, args: &'static [KfuncArg]) -> KfuncDesc {
@@ -47,6 +59,7 @@ const fn kfunc(id: u32, name: &'static str, args: &'static [KfuncArg]) -> KfuncD
         args,
         contexts: ContextSet::ANY,
         sleepable: Sleepable::No,
+        rules: Rules::PLAIN,
     }
 }
 
@@ -60,6 +73,8 @@ pub(crate) struct TestHost {
     pub(crate) again: Option<ProgId>,
     /// What `TOUCH` reads from.
     pub(crate) touch: Option<Arc<Arena>>,
+    /// What runs had not given back at their end.
+    pub(crate) given_back: Vec<(Object, u64)>,
 }
 
 impl Host for TestHost {
@@ -94,10 +109,15 @@ impl Host for TestHost {
                 Ok(arena.ptr::<u64>(ArenaOffset::new(0x3000)).read())
             }
             SLEEPS => Ok(7),
-            NULLABLE => Ok(args[0]),
+            NULLABLE | ACQUIRE => Ok(args[0]),
+            RELEASE => Ok(0),
             PANICS => panic!("kfunc {:#x}", args[0]),
             _ => Err(call.host_error("no such kfunc")),
         }
+    }
+
+    fn give_back(&mut self, _call: &mut Call<'_>, object: Object, addr: u64) {
+        self.given_back.push((object, addr));
     }
 
     fn now(&self) -> SimTime {
