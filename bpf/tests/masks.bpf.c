@@ -66,17 +66,27 @@ static __always_inline const struct cpumask *mask_of(const struct bpf_cpumask *m
 s32 BPF_STRUCT_OPS_SLEEPABLE(masks_init)
 {
 	const struct cpumask *possible = scx_bpf_get_possible_cpumask();
+	const struct cpumask *online = scx_bpf_get_online_cpumask();
 	struct bpf_cpumask *a = bpf_cpumask_create();
 	struct bpf_cpumask *b = bpf_cpumask_create();
 	struct bpf_cpumask *c = bpf_cpumask_create();
 	u32 first;
 
-	if (!a || !b || !c)
+	if (!a || !b || !c) {
+		if (a)
+			bpf_cpumask_release(a);
+		if (b)
+			bpf_cpumask_release(b);
+		if (c)
+			bpf_cpumask_release(c);
+		scx_bpf_put_cpumask(online);
+		scx_bpf_put_cpumask(possible);
 		return -ENOMEM;
+	}
 	check(scx_bpf_nr_cpu_ids() == 8);
 	check(bpf_cpumask_weight(possible) == 8);
 	check(bpf_cpumask_full(possible));
-	check(bpf_cpumask_equal(possible, scx_bpf_get_online_cpumask()));
+	check(bpf_cpumask_equal(possible, online));
 	check(bpf_cpumask_empty(mask_of(a)));
 	check(bpf_cpumask_first(mask_of(a)) >= 8);
 	check(bpf_cpumask_first_zero(mask_of(a)) == 0);
@@ -125,6 +135,7 @@ s32 BPF_STRUCT_OPS_SLEEPABLE(masks_init)
 	bpf_cpumask_release(a);
 	bpf_cpumask_release(b);
 	bpf_cpumask_release(c);
+	scx_bpf_put_cpumask(online);
 	scx_bpf_put_cpumask(possible);
 	return 0;
 }

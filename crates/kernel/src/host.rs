@@ -2,9 +2,9 @@
 
 use harena_abi::{Cpu, KernAddr, SimTime, Tid};
 use harena_scx::Cx;
-use harena_vm::{Abort, Call, CurrentTask, Host, TimerArm, TimerId};
+use harena_vm::{Abort, Call, CurrentTask, Host, Object, TimerArm, TimerId};
 
-use crate::kfuncs::Kf;
+use crate::kfuncs::{self, Kf};
 use crate::reg::as_u32;
 use crate::state::State;
 
@@ -27,6 +27,11 @@ impl Host for KernelHost<'_, '_> {
         };
         let (st, cx) = (&mut *self.st, &mut *self.cx);
         (kfunc.body)(&mut Kf { st, cx, call }, args)
+    }
+
+    fn give_back(&mut self, call: &mut Call<'_>, object: Object, addr: u64) {
+        let (st, cx) = (&mut *self.st, &mut *self.cx);
+        kfuncs::give_back(&mut Kf { st, cx, call }, object, addr);
     }
 
     fn now(&self) -> SimTime {

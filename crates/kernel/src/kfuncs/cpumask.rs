@@ -5,7 +5,7 @@
 
 use harena_abi::{Cpu, KernAddr};
 use harena_scx::CpuSet;
-use harena_vm::{Abort, Region};
+use harena_vm::{Abort, Effect, Object, Region};
 
 use super::{Kf, context, kfuncs};
 use crate::access::Fields;
@@ -19,11 +19,14 @@ type Words = [u64; CPUMASK_WORDS];
 const SIZE: u64 = size_of::<bpf_cpumask>() as u64;
 const ALIGN: u64 = 8;
 
+/// A counted reference to a mask of a program's own.
+pub(super) const BPF_CPUMASK: Object = Object::Reference("bpf_cpumask");
+
 kfuncs! {
     context::ANY, None, No {
-        bpf_cpumask_create "struct bpf_cpumask *(void)" => create;
-        bpf_cpumask_acquire "struct bpf_cpumask *(struct bpf_cpumask *cpumask)" => acquire;
-        bpf_cpumask_release "void (struct bpf_cpumask *cpumask)" => release;
+        bpf_cpumask_create "struct bpf_cpumask *(void)" [Effect::Result(BPF_CPUMASK)] => create;
+        bpf_cpumask_acquire "struct bpf_cpumask *(struct bpf_cpumask *cpumask)" [Effect::Result(BPF_CPUMASK)] => acquire;
+        bpf_cpumask_release "void (struct bpf_cpumask *cpumask)" [Effect::End(BPF_CPUMASK)] => release;
         bpf_cpumask_first "u32 (const struct cpumask *cpumask)"
             => |k, [m, ..]| { let m = k.words(m)?; Ok(k.first(&m)) };
         bpf_cpumask_first_zero "u32 (const struct cpumask *cpumask)"

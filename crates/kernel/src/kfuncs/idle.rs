@@ -4,7 +4,7 @@
 
 use harena_abi::{Cpu, Errno, KernAddr};
 use harena_scx::{Form, MaskKind};
-use harena_vm::Abort;
+use harena_vm::{Abort, Effect, Object};
 
 use super::{Kf, context, kfuncs};
 use crate::access::Fields;
@@ -13,6 +13,9 @@ use crate::types::ctype::field;
 use crate::types::scx::scx_bpf_select_cpu_and_args as AndArgs;
 
 const CPU: Option<Form> = Some(Form::Cpu);
+
+/// A mask of the kernel's, which is live and not counted, but must be put all the same.
+const MASK: Object = Object::Reference("cpumask");
 
 kfuncs! {
     context::SELECT, CPU, No {
@@ -45,20 +48,20 @@ kfuncs! {
             => |k, [allowed, node, flags, ..]| {
                 k.pick(Pick::Any, allowed, Some(as_s32(node)), flags)
             };
-        scx_bpf_get_idle_cpumask "const struct cpumask *(void)"
+        scx_bpf_get_idle_cpumask "const struct cpumask *(void)" [Effect::Result(MASK)]
             => |k, _| Ok(k.idle_mask(MaskKind::IdleCpu, None));
-        scx_bpf_get_idle_smtmask "const struct cpumask *(void)"
+        scx_bpf_get_idle_smtmask "const struct cpumask *(void)" [Effect::Result(MASK)]
             => |k, _| Ok(k.idle_mask(MaskKind::IdleSmt, None));
-        scx_bpf_get_idle_cpumask_node "const struct cpumask *(int node)"
+        scx_bpf_get_idle_cpumask_node "const struct cpumask *(int node)" [Effect::Result(MASK)]
             => |k, [node, ..]| Ok(k.idle_mask(MaskKind::IdleCpu, Some(as_s32(node))));
-        scx_bpf_get_idle_smtmask_node "const struct cpumask *(int node)"
+        scx_bpf_get_idle_smtmask_node "const struct cpumask *(int node)" [Effect::Result(MASK)]
             => |k, [node, ..]| Ok(k.idle_mask(MaskKind::IdleSmt, Some(as_s32(node))));
-        scx_bpf_put_idle_cpumask "void (const struct cpumask *idle_mask)" => |_, _| Ok(0);
-        scx_bpf_get_possible_cpumask "const struct cpumask *(void)"
+        scx_bpf_put_idle_cpumask "void (const struct cpumask *idle_mask)" [Effect::End(MASK)] => |_, _| Ok(0);
+        scx_bpf_get_possible_cpumask "const struct cpumask *(void)" [Effect::Result(MASK)]
             => |k, _| Ok(k.st.places.mask(MaskKind::Possible, None).raw());
-        scx_bpf_get_online_cpumask "const struct cpumask *(void)"
+        scx_bpf_get_online_cpumask "const struct cpumask *(void)" [Effect::Result(MASK)]
             => |k, _| Ok(k.st.places.mask(MaskKind::Online, None).raw());
-        scx_bpf_put_cpumask "void (const struct cpumask *cpumask)" => |_, _| Ok(0);
+        scx_bpf_put_cpumask "void (const struct cpumask *cpumask)" [Effect::End(MASK)] => |_, _| Ok(0);
         scx_bpf_kick_cpu "void (s32 cpu, u64 flags)" => |k, [cpu, flags, ..]| {
             let (core, machine) = k.core();
             core.kf_kick_cpu(machine, as_s32(cpu), flags);

@@ -2,7 +2,8 @@
 //!
 //! A row is the kfunc's name, its C prototype, and what it does; rows stand in blocks that
 //! say where they are legal. Prototypes become BTF, against which programs are linked, and
-//! their `__arena` suffixes decide which arguments the call rebases.
+//! their `__arena` suffixes decide which arguments the call rebases. Brackets in a row say what
+//! the kfunc acquires, releases or needs to be held: `KF_ACQUIRE`, `KF_RELEASE`, iterators.
 //!
 //! What the verifier guarantees in a kernel (a task pointer points to a task) is checked
 //! here on each call, and ends the program with the kfunc's name when it does not hold.
@@ -21,8 +22,8 @@ use harena_abi::{ArenaOffset, Cpu, KernAddr, Tid};
 use harena_arena::Arena;
 use harena_scx::{Core, Cx, Form, Machine};
 use harena_vm::{
-    Abort, Call, ContextSet, GENERIC_KFUNC_PROTOS, GuestMem, KfuncArg, KfuncDesc, Rules, Sleepable,
-    generic_kfuncs,
+    Abort, Call, ContextSet, Effect, GENERIC_KFUNC_PROTOS, GuestMem, KfuncArg, KfuncDesc, Object,
+    Rules, Sleepable, generic_kfuncs,
 };
 
 pub(crate) use context::context_of;
@@ -173,6 +174,21 @@ const fn ends_with(text: &[u8], end: usize, suffix: &[u8]) -> bool {
         i += 1;
     }
     true
+}
+
+/// Does for a run that ended what it should have done: calls what ends the holding of `object`.
+pub(crate) fn give_back(k: &mut Kf<'_, '_, '_>, object: Object, addr: u64) {
+    // What a map held may be anything; only masks are counted.
+    let object = if object == Object::Kptr {
+        cpumask::BPF_CPUMASK
+    } else {
+        object
+    };
+    let end = Effect::End(object);
+    if let Some(kfunc) = all().find(|kfunc| kfunc.rules.effect == end) {
+        // What is not there any more, or was scribbled over, needs no release.
+        let _gone = (kfunc.body)(k, [addr, 0, 0, 0, 0]);
+    }
 }
 
 impl Kf<'_, '_, '_> {

@@ -5,13 +5,16 @@
 
 use harena_abi::Tid;
 use harena_scx::Form;
-use harena_vm::Abort;
+use harena_vm::{Abort, Effect, Object};
 
 use super::{Kf, context, kfuncs};
 use crate::places::TaskRef;
 use crate::reg::{as_s32, from_s32};
 
 const CPU: Option<Form> = Some(Form::Cpu);
+
+/// A counted reference to a task.
+const TASK: Object = Object::Reference("task_struct");
 
 kfuncs! {
     context::ANY, None, No {
@@ -38,13 +41,13 @@ kfuncs! {
             let cpu = harena_abi::Cid::from_s32(as_s32(cid)).and_then(|c| core.cids().cpu_of(c));
             Ok(curr.zip(cpu).map_or(0, |(curr, cpu)| k.curr_ptr(cpu, curr)))
         };
-        bpf_task_from_pid "struct task_struct *(s32 pid)" => |k, [pid, ..]| {
+        bpf_task_from_pid "struct task_struct *(s32 pid)" [Effect::Result(TASK)] => |k, [pid, ..]| {
             let tid = Tid::from_s32(as_s32(pid)).filter(|tid| k.cx.core.task(*tid).is_some());
             Ok(k.task_ptr(tid))
         };
-        bpf_task_acquire "struct task_struct *(struct task_struct *p)"
+        bpf_task_acquire "struct task_struct *(struct task_struct *p)" [Effect::Result(TASK)]
             => |k, [p, ..]| k.task_ref(p).map(|_| p);
-        bpf_task_release "void (struct task_struct *p)" => |_, _| Ok(0);
+        bpf_task_release "void (struct task_struct *p)" [Effect::End(TASK)] => |_, _| Ok(0);
     }
     context::ANY, CPU, No {
         scx_bpf_task_cpu "s32 (const struct task_struct *p)" => task_cpu;
