@@ -215,13 +215,16 @@ pub enum End {
     Program,
     /// A callback of a helper.
     Callback,
+    /// A tail call: nobody is left to give it back.
+    TailCall,
 }
 
 impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Program => "program",
-            Self::Callback => "callback",
+            Self::Program => "program's end",
+            Self::Callback => "callback's end",
+            Self::TailCall => "tail call",
         })
     }
 }
@@ -232,7 +235,7 @@ pub enum Misuse {
     /// Still held at the end. The place of the abort is where it was acquired: that is what
     /// has no counterpart.
     #[error(
-        "{}, {} here by `{}`, is not {} at the {end}'s end",
+        "{}, {} here by `{}`, is not {} at the {end}",
         held.name(), held.object.verbs().0, held.by, held.object.verbs().1
     )]
     NotReleased {
@@ -612,6 +615,15 @@ pub(crate) fn end(
         give_back(vm, host, held);
     }
     result
+}
+
+/// Refuses a tail call of a run that holds something, as the verifier does.
+pub(crate) fn before_tail_call(vm: &Vm) -> Result<(), Abort> {
+    let run = vm.runs.last().expect("a call belongs to a run");
+    match vm.held.get(run.first_held) {
+        None => Ok(()),
+        Some(held) => Err(not_released(vm, held, End::TailCall)),
+    }
 }
 
 fn not_released(vm: &Vm, held: &Held, end: End) -> Abort {

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use super::{Ended, MAY_GOTO_MAX, report_earlier_faults, run_frame, scope};
 use crate::error::{Abort, AbortCause};
+use crate::held;
 use crate::host::Host;
 use crate::maps::{MapId, MapKind};
 use crate::program::ProgId;
@@ -34,6 +35,7 @@ pub(crate) struct TailCall {
 /// What `bpf_tail_call(ctx, map, index)` leads to; `None`: nowhere, the program goes on. The
 /// caller has noted its slot.
 pub(super) fn target(vm: &mut Vm, [ctx, map, index]: [u64; 3]) -> Result<Option<TailCall>, Abort> {
+    held::before_tail_call(vm)?;
     let found = MapId::from_object(KernAddr::new(map)).and_then(|id| vm.maps.get(id.index()));
     let Some(array) = found.filter(|map| map.kind() == MapKind::ProgArray) else {
         return Err(vm.abort_here(AbortCause::BadArgument {

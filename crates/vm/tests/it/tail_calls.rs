@@ -4,7 +4,9 @@ use harena_abi::{Errno, KernAddr};
 use harena_bpf::{InitialSlot, LinkedMap, LinkedProgram, MapType, ProgType, ProgramIndex};
 use harena_vm::{AbortCause, RunArgs, RunResult, StreamId, Vm, VmConfig, VmLoadError};
 
-use super::support::{Bench, KFUNCS, RUN_AGAIN, TestHost, arena, config, map, object, program};
+use super::support::{
+    Bench, KFUNCS, RUN_AGAIN, TestHost, arena, config, generic, map, object, program,
+};
 
 fn programs(entries: u32) -> LinkedMap {
     map(MapType::PROG_ARRAY, 4, 4, entries)
@@ -391,4 +393,20 @@ fn a_short_context_is_the_interpreters() {
     let result = bench.vm.run(prog, &args, &mut bench.host).unwrap();
     assert_eq!(result, RunResult { ret: 0, insns: 7 });
     assert_eq!(bench.vm.violations().len(), 2);
+}
+
+/// A kernel refuses to load this: whatever the call leads to, nobody is left to unlock.
+#[test]
+fn a_run_that_holds_something_makes_no_tail_call() {
+    let lock = generic("bpf_rcu_read_lock");
+    let main = format!(
+        "r6 = r1; call kfunc {lock}; r1 = r6; r2 = map(0) ll; r3 = 7; call 12; r0 = 0; exit"
+    );
+    let mut bench = bench(&[&main, "r0 = 1; exit"]);
+    let error = bench.try_run(0).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "program `p0`, insn 1: RCU section, entered here by `bpf_rcu_read_lock`, is not left at \
+         the tail call"
+    );
 }
