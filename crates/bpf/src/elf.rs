@@ -30,6 +30,14 @@ pub(crate) struct Section<'a> {
     pub(crate) number: SectionNumber,
     pub(crate) name: &'a str,
     pub(crate) is_exec: bool,
+    /// `sh_type`
+    pub(crate) kind: u32,
+    /// `sh_flags`
+    pub(crate) flags: u64,
+    /// `sh_addralign`
+    pub(crate) align: u64,
+    /// `sh_entsize`
+    pub(crate) entry_size: u64,
     /// Length; of a section without bytes in the file, too.
     pub(crate) size: u64,
     /// Bytes in the file; empty for `.bss`.
@@ -66,7 +74,11 @@ pub(crate) enum Place {
 pub(crate) struct Symbol<'a> {
     pub(crate) name: &'a str,
     pub(crate) kind: SymbolKind,
+    /// `st_type`, which `kind` sums up.
+    pub(crate) raw_kind: u8,
     pub(crate) binding: Binding,
+    /// `STV_*`
+    pub(crate) visibility: u8,
     pub(crate) place: Place,
     pub(crate) value: u64,
     pub(crate) size: u64,
@@ -108,6 +120,17 @@ fn refuse(what: &'static str) -> impl Fn(object::Error) -> ParseError {
     move |cause| ParseError::Elf {
         what,
         cause: cause.to_string(),
+    }
+}
+
+impl RelocKind {
+    /// The number in files.
+    pub(crate) const fn number(self) -> u32 {
+        match self {
+            Self::Load => R_BPF_64_64,
+            Self::Call => R_BPF_64_32,
+            Self::Other(number) => number,
+        }
     }
 }
 
@@ -232,11 +255,16 @@ fn sections<'a>(
                 cause: cause.to_string(),
             })?;
         let is_nobits = header.sh_type(endian) == SHT_NOBITS;
+        let flags = header.sh_flags(endian);
         total = total.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
         sections.push(Section {
             number: SectionNumber(number),
             name,
-            is_exec: header.sh_flags(endian) & u64::from(SHF_EXECINSTR) != 0 && !is_nobits,
+            is_exec: flags & u64::from(SHF_EXECINSTR) != 0 && !is_nobits,
+            kind: header.sh_type(endian),
+            flags,
+            align: header.sh_addralign(endian),
+            entry_size: header.sh_entsize(endian),
             size: header.sh_size(endian),
             data,
         });
@@ -282,6 +310,8 @@ fn parse_symbols<'a>(
                 STT_SECTION => SymbolKind::Section,
                 _ => SymbolKind::Other,
             },
+            raw_kind: symbol.st_type(),
+            visibility: symbol.st_visibility(),
             binding: match symbol.st_bind() {
                 STB_LOCAL => Binding::Local,
                 STB_WEAK => Binding::Weak,

@@ -51,6 +51,7 @@ mod linked;
 mod map;
 mod object;
 mod section;
+mod static_link;
 
 pub use error::{
     CoReError, GlobalError, InsnPlace, InsnProblem, LinkError, MapProblem, ParseError, PlainError,
@@ -69,3 +70,4 @@ pub use object::{
     Autoload, Extern, ExternKind, GlobalInfo, GlobalValue, KconfigKind, Object, Program,
 };
 pub use section::ProgType;
+pub use static_link::{ObjectFile, StaticLinkError, link_objects};

@@ -342,7 +342,7 @@ struct Header {
     size_or_type: u32,
 }
 
-fn encode_type(ty: &Type, out: &mut Vec<u8>) {
+pub(super) fn encode_type(ty: &Type, out: &mut Vec<u8>) {
     let header = header_of(ty);
     let count = u32::try_from(header.count).unwrap_or(u32::MAX) & 0xffff;
     let info = count | (header.kind << 24) | (u32::from(header.flag) << 31);

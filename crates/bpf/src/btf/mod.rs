@@ -14,6 +14,7 @@
 mod build;
 pub(crate) mod ext;
 mod layout;
+pub(crate) mod merge;
 mod parse;
 mod print;
 mod strings;

@@ -21,7 +21,7 @@ pub(super) const SEARCH_MAX: u32 = 1 << 20;
 
 /// Whether a map definition stands on its own or inside another one.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Nesting {
+pub(crate) enum Nesting {
     Outer,
     Inner,
 }
@@ -82,7 +82,7 @@ pub(super) fn parse(input: &mut Input<'_>) -> Result<Vec<ParsedMap>, ParseError>
 }
 
 /// A definition and the byte offset of its `values`.
-fn definition(
+pub(crate) fn definition(
     btf: &Btf,
     name: &str,
     type_id: TypeId,

@@ -14,7 +14,7 @@
 mod code;
 mod data;
 mod externs;
-mod maps;
+pub(crate) mod maps;
 mod plain;
 mod set;
 mod struct_ops;
@@ -267,7 +267,7 @@ pub(crate) fn next_index(maps: &[ParsedMap]) -> MapIndex {
     MapIndex(u32::try_from(maps.len()).unwrap_or(u32::MAX))
 }
 
-fn parse_btf(elf: &Elf<'_>) -> Result<(Btf, BtfExt), ParseError> {
+pub(crate) fn parse_btf(elf: &Elf<'_>) -> Result<(Btf, BtfExt), ParseError> {
     let Some(section) = elf.section(".BTF") else {
         return Ok((Btf::empty(), BtfExt::default()));
     };

@@ -38,21 +38,32 @@ impl KernelSymbols for OwnTypes {
     }
 }
 
-fn parse(folder: &str, file: &str) -> Object {
+fn read_from(folder: &str, file: &str) -> Vec<u8> {
     let crate_folder = env!("CARGO_MANIFEST_DIR");
     let path = format!("{crate_folder}/{folder}/{file}.bpf.o");
-    let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
-    Object::parse(file, &bytes).expect("parses")
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+pub(super) fn read(file: &str) -> Vec<u8> {
+    read_from("../../bpf/tests", file)
+}
+
+fn parse(folder: &str, file: &str) -> Object {
+    Object::parse(file, &read_from(folder, file)).expect("parses")
 }
 
 fn link(file: &str) -> LinkedObject {
-    let object = parse("../../bpf/tests", file);
+    link_bytes(file, &read(file))
+}
+
+pub(super) fn link_bytes(file: &str, bytes: &[u8]) -> LinkedObject {
+    let object = Object::parse(file, bytes).expect("parses");
     let kernel = OwnTypes(Arc::new(object.btf().clone()));
     object.link(&kernel).expect("links")
 }
 
 /// The context of the test programs: four words in, twelve out.
-const CTX_SIZE: u64 = 16 * 8;
+pub(super) const CTX_SIZE: u64 = 16 * 8;
 
 /// Layout and text are the kernel's; offsets are those of BPF instructions.
 #[test]
