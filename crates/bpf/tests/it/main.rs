@@ -11,3 +11,4 @@ mod kernel;
 mod linking;
 mod maps;
 mod objects;
+mod static_link;
