@@ -25,6 +25,7 @@ pub(crate) enum LowCommand {
     Prog(ProgArgs),
     /// Print the simulated kernel's types as a C header, for programs to include as vmlinux.h.
     Vmlinux,
+    Link(LinkArgs),
 }
 
 /// Run a scheduler on a simulated machine under a workload, and report what it did.
@@ -34,8 +35,10 @@ pub(crate) enum LowCommand {
 #[derive(Debug, Args)]
 #[command(after_help = status::HELP)]
 pub(crate) struct RunArgs {
-    /// Compiled scheduler (`.bpf.o`) [default: the embedded `levels`]
-    pub(crate) object: Option<PathBuf>,
+    /// Compiled scheduler (`.bpf.o`); several files are linked first [default: the embedded
+    /// `levels`]
+    #[arg(value_name = "OBJECT")]
+    pub(crate) objects: Vec<PathBuf>,
 
     /// Workload file in the rt-app JSON grammar [default: an embedded mix]
     #[arg(short, long, value_name = "FILE")]
@@ -93,8 +96,10 @@ pub(crate) struct RunArgs {
 /// List what an object holds and needs, and what of it is unsupported and why.
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
-    /// Compiled object (`.bpf.o`) [default: the embedded `levels`]
-    pub(crate) object: Option<PathBuf>,
+    /// Compiled object (`.bpf.o`); several files are linked first [default: the embedded
+    /// `levels`]
+    #[arg(value_name = "OBJECT")]
+    pub(crate) objects: Vec<PathBuf>,
 
     /// Show the programs' instructions too, and what keeps each memory access inside; with
     /// `--disasm=native` also the machine code of each, as it is on this machine
@@ -169,6 +174,21 @@ pub(crate) struct ProgRunArgs {
     /// How to print the report
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,
+}
+
+/// Link several objects to one, as `bpftool gen object` does.
+///
+/// Sections are appended, a strong symbol is preferred to weak ones, and what no object defines
+/// stays an extern. The result loads like any object.
+#[derive(Debug, Args)]
+pub(crate) struct LinkArgs {
+    /// Compiled objects (`.bpf.o`)
+    #[arg(value_name = "OBJECT", required = true)]
+    pub(crate) objects: Vec<PathBuf>,
+
+    /// Where to write the result
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
 }
 
 /// An execution engine.

@@ -1,7 +1,7 @@
 //! The `harena` command: arguments, then a plan, then a run.
 //!
 //! ```text
-//! argv ──clap──► LowArgs ──► Plan ──► run, inspect … ──► report ──► stdout
+//! argv ──clap──► LowArgs ──► Plan ──► run, inspect, link … ──► report ──► stdout
 //!      what was typed   what it means                      failure line ──► stderr, exit code
 //! ```
 //!
@@ -14,6 +14,7 @@ mod disasm;
 mod duration;
 mod failures;
 mod inspect;
+mod link;
 mod object;
 mod output;
 mod perf_map;
@@ -32,7 +33,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::args::{LowArgs, LowCommand, ProgCommand};
-use crate::plan::{InspectPlan, ProgRunPlan, RunPlan};
+use crate::plan::{InspectPlan, LinkPlan, ProgRunPlan, RunPlan};
 use crate::status::Status;
 
 fn main() -> ExitCode {
@@ -51,6 +52,9 @@ fn main() -> ExitCode {
                 .and_then(prog::run),
         },
         LowCommand::Vmlinux => vmlinux(),
+        LowCommand::Link(args) => LinkPlan::new(args)
+            .map_err(Failure::from)
+            .and_then(|plan| link::link(&plan)),
     };
     let status = result.unwrap_or_else(|failure| {
         output::complain(&format!("{:#}", failure.cause));

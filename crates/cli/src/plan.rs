@@ -5,16 +5,16 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use harena_arena::FailedAllocs;
-use harena_bpf::GlobalValue;
+use harena_bpf::{GlobalValue, ObjectFile, link_objects};
 use harena_scx::Topology;
 use harena_sim::{SimConfig, Workload};
 use harena_vm::{Containment, Engine};
 
-use crate::args::{Disasm, EngineName, Format, InspectArgs, ProgRunArgs, RunArgs};
+use crate::args::{Disasm, EngineName, Format, InspectArgs, LinkArgs, ProgRunArgs, RunArgs};
 use crate::failures::Failing;
 
 /// Larger files are no objects, workloads or topologies, and would only fill the memory.
@@ -43,15 +43,31 @@ impl Source {
         Ok(Self { name, bytes })
     }
 
-    /// The file at `path`, or the embedded object.
-    fn object(path: Option<&Path>) -> anyhow::Result<Self> {
-        match path {
-            Some(path) => Self::read(path, "object"),
-            None => Ok(Self {
+    /// The file at the only path, what the files at several become, or the embedded object.
+    fn object(paths: &[PathBuf]) -> anyhow::Result<Self> {
+        match paths {
+            [path] => Self::read(path, "object"),
+            [] => Ok(Self {
                 name: "embedded levels.bpf.o".to_owned(),
                 bytes: include_bytes!("../../../bpf/levels.bpf.o").to_vec(),
             }),
+            several => Self::linked(several),
         }
+    }
+
+    /// The files at these paths, linked to one object.
+    fn linked(paths: &[PathBuf]) -> anyhow::Result<Self> {
+        let sources = paths.iter().map(|path| Self::read(path, "object"));
+        let sources = sources.collect::<anyhow::Result<Vec<_>>>()?;
+        let files: Vec<_> = sources
+            .iter()
+            .map(|Self { name, bytes }| ObjectFile { name, bytes })
+            .collect();
+        let names: Vec<_> = files.iter().map(|file| file.name).collect();
+        Ok(Self {
+            bytes: link_objects(&files).context("objects cannot be linked")?,
+            name: names.join(" + "),
+        })
     }
 }
 
@@ -132,7 +148,7 @@ impl RunPlan {
         sim.seed = args.seed;
         sim.duration = args.duration.unwrap_or(sim.duration);
         Ok(Self {
-            object: Source::object(args.object.as_deref())?,
+            object: Source::object(&args.objects)?,
             topology: args.topology,
             sim,
             settings,
@@ -232,7 +248,7 @@ impl ProgRunPlan {
     /// The plan that `args` amount to.
     pub(crate) fn new(args: ProgRunArgs) -> anyhow::Result<Self> {
         let settings = settings(&args.settings)?;
-        let object = Source::object(Some(&args.object))?;
+        let object = Source::object(std::slice::from_ref(&args.object))?;
         let context = match &args.data_in {
             None => Vec::new(),
             Some(path) => Source::read(path, "context")?.bytes,
@@ -272,10 +288,29 @@ impl InspectPlan {
     /// The plan that `args` amount to.
     pub(crate) fn new(args: &InspectArgs) -> anyhow::Result<Self> {
         Ok(Self {
-            object: Source::object(args.object.as_deref())?,
+            object: Source::object(&args.objects)?,
             disasm: args.disasm,
             containment: containment(args.checked),
             format: args.format,
+        })
+    }
+}
+
+/// Objects to link.
+#[derive(Debug)]
+pub(crate) struct LinkPlan {
+    /// What they become.
+    pub(crate) object: Source,
+    /// Where to write it.
+    pub(crate) output: PathBuf,
+}
+
+impl LinkPlan {
+    /// The plan that `args` amount to.
+    pub(crate) fn new(args: LinkArgs) -> anyhow::Result<Self> {
+        Ok(Self {
+            object: Source::linked(&args.objects)?,
+            output: args.output,
         })
     }
 }

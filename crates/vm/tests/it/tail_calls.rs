@@ -190,7 +190,7 @@ fn what_ends_the_called_program_ends_the_run() {
     assert_eq!(bench.try_run(0).unwrap_err(), abort);
     let thrown = format!(
         "r1 = 77; call kfunc {}; exit",
-        super::support::generic("bpf_throw")
+        generic("bpf_throw")
     );
     let mut bench = self::bench(&[main, &thrown]);
     assert_eq!(bench.run(0), 77);
