@@ -13,9 +13,11 @@ use super::build::encode_type;
 use super::{Btf, Kind, Name, SecVar, Strings, Type, TypeId};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Rounds of splitting classes: more than types of programs are nested. Beyond that equal
-/// types stay apart, which costs space only.
-const ROUNDS_MAX: usize = 100;
+/// Types looked at while classes are split, in all rounds. If that does not suffice, equal types
+/// stay apart, which costs space only.
+const LOOKS_MAX: usize = 1 << 27;
+/// Fewest and most rounds: no types of programs are nested as deeply as the latter.
+const ROUNDS: (usize, usize) = (16, 1000);
 /// Members of a section, by the width of their count in files.
 const VARS_MAX: usize = 0xffff;
 
@@ -251,7 +253,8 @@ fn classes(types: &mut [Type]) -> Vec<u32> {
         references.push(ids);
     }
     let mut count = shapes.len();
-    for _ in 0..ROUNDS_MAX {
+    let rounds = LOOKS_MAX.checked_div(types.len()).unwrap_or(0);
+    for _ in 0..rounds.clamp(ROUNDS.0, ROUNDS.1) {
         let mut seen: BTreeMap<Vec<u32>, u32> = BTreeMap::new();
         let mut split = Vec::new();
         for (class, ids) in classes.iter().zip(&references) {

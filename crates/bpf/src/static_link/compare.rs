@@ -10,8 +10,8 @@ use crate::object::maps::{Nesting, definition};
 
 /// Levels of types that are compared.
 const DEPTH_MAX: u32 = 32;
-/// Pairs of types that are compared.
-const STEPS_MAX: u32 = 1 << 16;
+/// Pairs of types that are compared, for all symbols together.
+pub(super) const STEPS_MAX: u32 = 1 << 22;
 
 /// A type and the table it is in.
 pub(super) type Place<'a> = (&'a Btf, TypeId);
@@ -26,26 +26,36 @@ pub(super) fn declaration((btf, id): Place<'_>, name: &str) -> String {
 }
 
 /// Compares types of variables or functions; an error says how they differ.
-pub(super) fn types(first: Place<'_>, second: Place<'_>) -> Result<(), String> {
+pub(super) fn types(first: Place<'_>, second: Place<'_>, steps: &mut u32) -> Result<(), String> {
     let mut compare = Compare {
         first: first.0,
         second: second.0,
-        steps: STEPS_MAX,
+        steps,
     };
     compare.same(first.1, second.1, Depth::Exact, DEPTH_MAX)
 }
 
 /// Compares definitions of maps; an error says how they differ.
-pub(super) fn maps(name: &str, first: Place<'_>, second: Place<'_>) -> Result<(), String> {
+pub(super) fn maps(
+    name: &str,
+    first: Place<'_>,
+    second: Place<'_>,
+    steps: &mut u32,
+) -> Result<(), String> {
     let parse = |(btf, id): Place<'_>| {
         let map = definition(btf, name, id, Nesting::Outer);
         map.map(|(map, _values)| map)
             .map_err(|cause| cause.to_string())
     };
-    same_map((first.0, &parse(first)?), (second.0, &parse(second)?))
+    let (ours, theirs) = (parse(first)?, parse(second)?);
+    same_map((first.0, &ours), (second.0, &theirs), steps)
 }
 
-fn same_map(first: (&Btf, &LinkedMap), second: (&Btf, &LinkedMap)) -> Result<(), String> {
+fn same_map(
+    first: (&Btf, &LinkedMap),
+    second: (&Btf, &LinkedMap),
+    steps: &mut u32,
+) -> Result<(), String> {
     let ((first_btf, first), (second_btf, second)) = (first, second);
     let numbers = |map: &LinkedMap| {
         [
@@ -69,7 +79,7 @@ fn same_map(first: (&Btf, &LinkedMap), second: (&Btf, &LinkedMap)) -> Result<(),
     ];
     for (what, ours, theirs) in parts {
         match (ours, theirs) {
-            (Some(ours), Some(theirs)) => types((first_btf, ours), (second_btf, theirs))
+            (Some(ours), Some(theirs)) => types((first_btf, ours), (second_btf, theirs), steps)
                 .map_err(|cause| format!("type of its {what}: {cause}"))?,
             (None, None) => {}
             _ => return Err(format!("its {what} has a type in one only")),
@@ -77,7 +87,7 @@ fn same_map(first: (&Btf, &LinkedMap), second: (&Btf, &LinkedMap)) -> Result<(),
     }
     match (&first.inner, &second.inner) {
         (Some(ours), Some(theirs)) => {
-            let same = same_map((first_btf, ours), (second_btf, theirs));
+            let same = same_map((first_btf, ours), (second_btf, theirs), steps);
             same.map_err(|cause| format!("maps in it: {cause}"))
         }
         (None, None) => Ok(()),
@@ -97,7 +107,8 @@ enum Depth {
 struct Compare<'a> {
     first: &'a Btf,
     second: &'a Btf,
-    steps: u32,
+    /// What is left of the steps.
+    steps: &'a mut u32,
 }
 
 impl Compare<'_> {
@@ -111,7 +122,7 @@ impl Compare<'_> {
         let levels = levels.checked_sub(1);
         let budget = self.steps.checked_sub(1).zip(levels);
         let (steps, levels) = budget.ok_or("types are nested too deeply to compare")?;
-        self.steps = steps;
+        *self.steps = steps;
         let resolve = |btf: &Btf, id| btf.resolve(id).map_err(|cause| cause.to_string());
         let (first, second) = (resolve(self.first, first)?, resolve(self.second, second)?);
         let (ours, theirs) = (self.first.get(first), self.second.get(second));

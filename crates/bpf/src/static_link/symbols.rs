@@ -64,6 +64,8 @@ struct Global {
 /// All symbols of the result.
 #[derive(Debug, Default)]
 pub(super) struct Symbols<'a> {
+    /// Steps left for comparing types.
+    steps: u32,
     pub(super) locals: Vec<OutSymbol<'a>>,
     pub(super) globals: Vec<OutSymbol<'a>>,
     /// As long as `globals`.
@@ -82,7 +84,10 @@ impl<'a> Symbols<'a> {
         inputs: &[Input<'a>],
         layout: &Layout<'_>,
     ) -> Result<Self, StaticLinkError> {
-        let mut symbols = Self::default();
+        let mut symbols = Self {
+            steps: compare::STEPS_MAX,
+            ..Self::default()
+        };
         for (file, input) in inputs.iter().enumerate() {
             let mut map = Vec::new();
             for symbol in &input.elf.symbols {
@@ -224,7 +229,9 @@ impl<'a> Symbols<'a> {
             self.details.push(Global { giver, declared });
             return Ok(SymbolRef::Global(next));
         };
-        check(inputs, new.name, details, &giver, declared)?;
+        let mut steps = self.steps;
+        check(inputs, new.name, details, (&giver, declared), &mut steps)?;
+        self.steps = steps;
         symbol.visibility = symbol.visibility.max(new.visibility);
         if new.binding == Binding::Global {
             symbol.binding = Binding::Global;
@@ -294,8 +301,8 @@ fn check(
     inputs: &[Input<'_>],
     name: &str,
     known: &Global,
-    new: &Giver,
-    declared: Option<(usize, TypeId)>,
+    (new, declared): (&Giver, Option<(usize, TypeId)>),
+    steps: &mut u32,
 ) -> Result<(), StaticLinkError> {
     let old = &known.giver;
     let file = |number: usize| inputs.get(number).map_or("", |input| input.name).to_owned();
@@ -335,14 +342,14 @@ fn check(
     let first_file = first_input.name.to_owned();
     let second_file = second_input.name.to_owned();
     if is_map.contains(&true) {
-        return compare::maps(name, first, second).map_err(|cause| StaticLinkError::Maps {
+        return compare::maps(name, first, second, steps).map_err(|cause| StaticLinkError::Maps {
             map: name.to_owned(),
             first: first_file,
             second: second_file,
             cause,
         });
     }
-    compare::types(first, second).map_err(|cause| StaticLinkError::Types {
+    compare::types(first, second, steps).map_err(|cause| StaticLinkError::Types {
         first: first_file,
         first_type: compare::declaration(first, name),
         second: second_file,

@@ -219,6 +219,73 @@ fn conflicts_name_both_files_and_the_symbol() {
     assert_eq!(refused(&[("a.o", &long), ("b.o", b"text")]), "b.o");
 }
 
+/// A file that says of a symbol that it is in this section of its types.
+fn in_section(section: &str, entries: u32, symbol: (&'static str, u8, u16, u64, u64)) -> Vec<u8> {
+    let mut builder = BtfBuilder::new();
+    let int = builder.int("int", 4, IntEncoding::Signed);
+    let mut field = |name, value| {
+        let array = builder.array(int, int, value);
+        (name, builder.ptr(array))
+    };
+    let fields = [
+        field("type", 2),
+        field("key_size", 4),
+        field("value_size", 8),
+        field("max_entries", entries),
+    ];
+    let members = (0u32..).zip(fields);
+    let members: Vec<_> = members
+        .map(|(at, (name, type_id))| MemberDef::at(name, type_id, at * 8))
+        .collect();
+    let map = builder.structure("", 32, &members);
+    let linkage = if symbol.2 == 0 {
+        Linkage::Extern
+    } else {
+        Linkage::Global
+    };
+    let var = builder.var("shared", map, linkage);
+    let var = SecVar {
+        type_id: var,
+        offset: 0,
+        size: 32,
+    };
+    builder.data_sec(section, 32, &[var]);
+    elf_writer::write(
+        &[
+            Section::data(".maps", vec![0; 32]),
+            Section {
+                flags: 0,
+                ..Section::data(".BTF", builder.finish().to_bytes())
+            },
+        ],
+        &[symbol],
+    )
+}
+
+#[test]
+fn maps_have_to_be_equal_and_in_their_section() {
+    let defined = in_section(".maps", 8, ("shared", OBJECT, 1, 0, 32));
+    let declared = in_section(".maps", 8, ("shared", UNDEFINED, 0, 0, 0));
+    let both = link(&[("a.o", &declared), ("b.o", &defined)]).unwrap();
+    let object = Object::parse("both", &both).unwrap();
+    assert_eq!(object.maps().len(), 1);
+    assert_eq!(object.maps()[0].max_entries, 8);
+    for second in [
+        in_section(".maps", 9, ("shared", UNDEFINED, 0, 0, 0)),
+        in_section(".maps", 9, ("shared", WEAK_OBJECT, 1, 0, 32)),
+    ] {
+        assert_eq!(
+            refused(&[("a.o", &defined), ("b.o", &second)]),
+            "map `shared` is not the same in a.o and in b.o: max_entries is 8 and 9"
+        );
+    }
+    let kernel = in_section(".ksyms", 8, ("shared", UNDEFINED, 0, 0, 0));
+    assert_eq!(
+        refused(&[("a.o", &defined), ("b.o", &kernel)]),
+        "`shared` belongs to section `.maps` in a.o, but to `.ksyms` in b.o"
+    );
+}
+
 /// Whichever file comes first: the weak one gives way, unless both are weak.
 #[test]
 fn a_weak_definition_gives_way() {
