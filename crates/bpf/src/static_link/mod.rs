@@ -18,7 +18,7 @@
 //! Hidden symbols join like others, and whatever joins a hidden one is hidden; static ones never
 //! join. Sections of one name are appended, but `license` and `version` have to be equal.
 //! Different from libbpf: order of files never decides whether symbols conflict, files without
-//! BTF are taken, and relocations in maps that were not chosen go.
+//! BTF are taken, and relocations in data that was not chosen go.
 
 mod compare;
 mod error;

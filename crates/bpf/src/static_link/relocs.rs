@@ -73,7 +73,9 @@ fn move_one(
     let Some(piece) = layout.piece(file, number).filter(|_| reloc.offset < size) else {
         return Err(fail("behind the section's end".to_owned()));
     };
-    if name == ".maps" && symbols.is_lost(file, number, reloc.offset) {
+    // Loaders want the slots of maps and of tables to be such; code is never looked at.
+    let is_exec = from.is_some_and(|section| section.is_exec);
+    if !is_exec && symbols.is_lost(file, number, reloc.offset) {
         return Ok((piece.section, None));
     }
     let symbol = input.elf.symbols.get(reloc.symbol);

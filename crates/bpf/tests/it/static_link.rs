@@ -221,6 +221,16 @@ fn conflicts_name_both_files_and_the_symbol() {
 
 /// A file that says of a symbol that it is in this section of its types.
 fn in_section(section: &str, entries: u32, symbol: (&'static str, u8, u16, u64, u64)) -> Vec<u8> {
+    with_relocs(section, entries, symbol, Vec::new())
+}
+
+/// The same with relocations of `.maps`.
+fn with_relocs(
+    section: &str,
+    entries: u32,
+    symbol: (&'static str, u8, u16, u64, u64),
+    relocs: Vec<u8>,
+) -> Vec<u8> {
     let mut builder = BtfBuilder::new();
     let int = builder.int("int", 4, IntEncoding::Signed);
     let mut field = |name, value| {
@@ -257,6 +267,14 @@ fn in_section(section: &str, entries: u32, symbol: (&'static str, u8, u16, u64, 
                 flags: 0,
                 ..Section::data(".BTF", builder.finish().to_bytes())
             },
+            Section {
+                name: ".rel.maps".to_owned(),
+                kind: 9,
+                link: 4,
+                info: 1,
+                data: relocs,
+                ..Section::default()
+            },
         ],
         &[symbol],
     )
@@ -284,6 +302,26 @@ fn maps_have_to_be_equal_and_in_their_section() {
         refused(&[("a.o", &defined), ("b.o", &kernel)]),
         "`shared` belongs to section `.maps` in a.o, but to `.ksyms` in b.o"
     );
+}
+
+/// Slots of a map that was not chosen would be taken for those of the map in front of it.
+#[test]
+fn relocations_of_lost_maps_go() {
+    let strong = in_section(".maps", 8, ("shared", OBJECT, 1, 0, 32));
+    let mut reloc = 24u64.to_le_bytes().to_vec();
+    reloc.extend(((1u64 << 32) | 2).to_le_bytes());
+    let weak = with_relocs(".maps", 8, ("shared", WEAK_OBJECT, 1, 0, 32), reloc);
+    let alone = Object::parse("weak", &link(&[("weak", &weak)]).unwrap());
+    let alone = alone.unwrap_err().to_string();
+    assert!(alone.ends_with("lies in no `values`"), "{alone}");
+    for files in [
+        [("a", &strong), ("b", &weak)],
+        [("a", &weak), ("b", &strong)],
+    ] {
+        let files = files.map(|(name, bytes)| (name, bytes.as_slice()));
+        let object = Object::parse("both", &link(&files).unwrap()).unwrap();
+        assert_eq!(object.maps().len(), 1);
+    }
 }
 
 /// Whichever file comes first: the weak one gives way, unless both are weak.
