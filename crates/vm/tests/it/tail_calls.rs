@@ -188,10 +188,7 @@ fn what_ends_the_called_program_ends_the_run() {
     assert_eq!(abort.insns, 7);
     // What was running is put away: the next run begins anew.
     assert_eq!(bench.try_run(0).unwrap_err(), abort);
-    let thrown = format!(
-        "r1 = 77; call kfunc {}; exit",
-        generic("bpf_throw")
-    );
+    let thrown = format!("r1 = 77; call kfunc {}; exit", generic("bpf_throw"));
     let mut bench = self::bench(&[main, &thrown]);
     assert_eq!(bench.run(0), 77);
 }
