@@ -30,8 +30,10 @@ struct tally_map {
 // In both files and weak: the linker keeps one.
 __weak ARENA(arena, ARENA_PAGES);
 
+#ifndef HARENA_SCX_HEADERS
 static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
 static long (*const bpf_loop)(u32 count, void *callback, void *context, u64 flags) = (void *)181;
+#endif
 
 // What link_lib gives.
 u64 lib_sum(struct tally *tally, u64 by);
