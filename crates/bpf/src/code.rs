@@ -156,6 +156,12 @@ pub struct Op {
 }
 
 impl Op {
+    /// Whether it calls `bpf_tail_call`, which leaves the function if there is a program.
+    #[must_use]
+    pub fn is_tail_call(&self) -> bool {
+        self.code == OpCode::CallHelper && self.imm == u64::from(TAIL_CALL)
+    }
+
     /// The register that a memory operation goes through.
     #[must_use]
     pub const fn base(&self) -> Option<u8> {

@@ -160,6 +160,8 @@ impl Liveness<'_> {
             Class::End => RegSet::NONE,
             Class::AluK | Class::AluX | Class::Move | Class::Set | Class::Load => next,
             Class::CastToKernel | Class::CastToUser | Class::Store | Class::Atomic => next,
+            // A tail call that is made leaves the function.
+            Class::Call if op.is_tail_call() => next.with(self.at_exit),
             Class::Call | Class::CallFunction => next,
         }
     }

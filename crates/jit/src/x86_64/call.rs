@@ -2,7 +2,7 @@
 
 use dynasmrt::{DynasmApi, DynasmLabelApi, dynasm};
 use harena_bpf::analysis::RegSet;
-use harena_bpf::code::{FRAME_SIZE, Op, OpCode, TAIL_CALL};
+use harena_bpf::code::{FRAME_SIZE, Op};
 
 use crate::context::reply;
 
@@ -17,7 +17,7 @@ impl Emitter<'_> {
     /// A helper or kfunc: the arguments are where the machine's calls want them. Those that
     /// are read later are saved, since the host's code destroys them.
     pub(super) fn call_host(&mut self, slot: u32, op: &Op) {
-        let is_tail_call = op.code == OpCode::CallHelper && op.imm == u64::from(TAIL_CALL);
+        let is_tail_call = op.is_tail_call();
         let live = self.live[slot as usize].and(RegSet::ARGUMENTS);
         let saved: Vec<u8> = live.iter().map(|reg| NATIVE[usize::from(reg)]).collect();
         let stop = self.common.stop;

@@ -407,3 +407,14 @@ fn a_run_that_holds_something_makes_no_tail_call() {
          the tail call"
     );
 }
+
+/// No verified program can tell, but both engines must do the same: a function that a tail call
+/// ends keeps r1 to r5 as one that exits does.
+#[test]
+fn a_tail_call_keeps_the_registers_that_its_caller_reads() {
+    let main = "
+        call f; r0 += r4; exit
+        f: r4 = 40; r2 = map(0) ll; r3 = 0; call 12; r0 = 9; exit";
+    let mut bench = bench(&[main, "r0 = 2; exit"]);
+    assert_eq!(bench.run(0), 42);
+}
