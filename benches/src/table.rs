@@ -21,7 +21,7 @@ pub struct Row {
     pub peer_value: Option<f64>,
     /// Subject by peer.
     pub ratio: Option<f64>,
-    /// The ratio must not be greater.
+    /// The ratio must not be greater; where there is no peer, the value.
     pub target: Option<f64>,
     /// Whether it is not.
     pub met: Option<bool>,
@@ -63,14 +63,17 @@ impl Row {
         self
     }
 
-    /// The same with a ratio that it should not exceed.
+    /// The same with what its ratio should not exceed, or without a peer its value.
     #[must_use]
     pub fn target(mut self, target: Option<f64>) -> Self {
+        let reached = match self.peer {
+            Some(_) => self.ratio,
+            None => self.value,
+        };
         self.target = target;
-        self.met = self
-            .ratio
+        self.met = reached
             .zip(target)
-            .map(|(ratio, target)| ratio <= target);
+            .map(|(reached, target)| reached <= target);
         self
     }
 }
@@ -174,8 +177,10 @@ mod tests {
             Some(false)
         );
         assert_eq!(row().against("theirs", 3.0).target(None).met, None);
-        assert_eq!(row().target(Some(0.5)).met, None);
-        assert_eq!(row().against("theirs", 0.0).ratio, None);
+        assert_eq!(row().target(Some(2.0)).met, Some(true));
+        assert_eq!(row().target(Some(1.9)).met, Some(false));
+        let without_ratio = row().against("theirs", 0.0).target(Some(0.5));
+        assert_eq!((without_ratio.ratio, without_ratio.met), (None, None));
     }
 
     #[test]

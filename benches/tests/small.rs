@@ -118,7 +118,7 @@ fn bpf_cases() -> Vec<(String, usize)> {
     ];
     let peers = cfg!(feature = "peers");
     let mut cases = vec![
-        ("call: a program that does nothing".to_owned(), 1),
+        ("call: a program that does nothing".to_owned(), 2),
         ("load: levels, from its file's bytes".to_owned(), 2),
         ("compile: 1000 instructions".to_owned(), 2),
     ];
