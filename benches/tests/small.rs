@@ -121,6 +121,8 @@ fn bpf_cases() -> Vec<(String, usize)> {
         ("call: a program that does nothing".to_owned(), 2),
         ("load: levels, from its file's bytes".to_owned(), 2),
         ("compile: 1000 instructions".to_owned(), 2),
+        ("in an arena: loads".to_owned(), 1),
+        ("in an arena: stores".to_owned(), 1),
     ];
     for name in names {
         // Native code and rbpf in both races.

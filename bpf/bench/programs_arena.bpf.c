@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //
-// programs_arena: the benchmark's eight loops over memory of an arena. Each is a function of its
-// own, which a verifier checks once, and a program that calls it as often as its context says.
+// programs_arena: the benchmark's eight loops over memory of an arena, and two of accesses alone.
+// Each is a function of its own, which a verifier checks once, and a program that calls it as often
+// as its context says.
 #include "scx.h"
 
 char _license[] SEC("license") = "GPL";
@@ -35,8 +36,41 @@ u8 __arena buffer[BUFFER_BYTES];
 
 #include "programs.h"
 
-// What a call costs.
-PROGRAM(empty, mem)
+// Loads and stores alone, of each word of the buffer. With eight accesses a round little of the
+// time is the loop's.
+#define WORDS (BUFFER_BYTES / 8)
+
+PROGRAM(loads, mem)
 {
-	return 0;
+	u64 __arena *words = (u64 __arena *)mem;
+	u64 sum = 0;
+
+	for (u32 i = 0; i < WORDS; i += 8) {
+		sum += words[i];
+		sum += words[i + 1];
+		sum += words[i + 2];
+		sum += words[i + 3];
+		sum += words[i + 4];
+		sum += words[i + 5];
+		sum += words[i + 6];
+		sum += words[i + 7];
+	}
+	return sum;
+}
+
+PROGRAM(stores, mem)
+{
+	u64 __arena *words = (u64 __arena *)mem;
+
+	for (u32 i = 0; i < WORDS; i += 8) {
+		words[i] = i;
+		words[i + 1] = i;
+		words[i + 2] = i;
+		words[i + 3] = i;
+		words[i + 4] = i;
+		words[i + 5] = i;
+		words[i + 6] = i;
+		words[i + 7] = i;
+	}
+	return words[WORDS - 1];
 }

@@ -1,4 +1,4 @@
-//! The same loops over an arena, beside the kernel's compiler.
+//! The same loops over an arena, and two of accesses alone, beside the kernel's compiler.
 //!
 //! Each is called in a loop of its own program, so that the kernel's system call (a microsecond)
 //! is lost among the rounds.
@@ -6,28 +6,33 @@
 use harena_testkit::{CONTEXT_WORDS, LiveMachine, LiveSymbols};
 use harena_vm::Engine;
 
-use super::machine::{IN_ARENA, Machine, NAMES, buffer_offset, link, words};
+use super::machine::{BUFFER, IN_ARENA, Machine, NAMES, buffer_offset, link, words};
 use crate::harness::{BenchError, Contender, Suite, race, timed};
 
 const KERNEL: &str = "kernel's compiler";
 /// Machine code takes at most this much of the kernel's time.
 const KERNEL_MAX: f64 = 1.1;
 
+/// One word after the other of the whole buffer: a row is of one access.
+const ACCESSES: [&str; 2] = ["loads", "stores"];
+const WORDS: u64 = BUFFER / 8;
+
 pub(super) fn run(suite: &mut Suite) -> Result<(), BenchError> {
-    let wanted: Vec<_> = NAMES
-        .into_iter()
-        .filter(|name| suite.wants(&case_of(name)))
-        .collect();
+    let loops = NAMES.map(|name| (name, 1));
+    let accesses = ACCESSES.map(|name| (name, WORDS));
+    let mut wanted = [&loops[..], &accesses].concat();
+    wanted.retain(|(name, _)| suite.wants(&case_of(name)));
     if wanted.is_empty() {
         return Ok(());
     }
-    let mut kernel = load_into_kernel()?;
-    for name in wanted {
+    let buffer = buffer_offset(&link("programs_arena.bpf.o", IN_ARENA)?);
+    let mut kernel = LiveSymbols::read().and_then(|symbols| LiveMachine::load(IN_ARENA, &symbols));
+    for (name, per_round) in wanted {
         let case = case_of(name);
         let mut ours = Machine::in_arena(Engine::Jit)?;
         let program = ours.program(name);
-        let mut contenders = vec![Contender::timed("harena, machine code", move |rounds| {
-            ours.rounds(program, rounds)
+        let mut contenders = vec![Contender::timed("harena, machine code", move |ops| {
+            ours.rounds(program, ops / per_round)
         })];
         let why = match &mut kernel {
             Err(why) => Some(why.clone()),
@@ -37,9 +42,13 @@ pub(super) fn run(suite: &mut Suite) -> Result<(), BenchError> {
                 .map(|_| "refused by its verifier".to_owned()),
         };
         if let (Ok(machine), None) = (&mut kernel, &why) {
-            contenders.push(Contender::new(KERNEL, move |rounds| {
+            // The programs before this one left theirs.
+            for (at, word) in (buffer..).step_by(8).zip(words()) {
+                machine.write(at, word);
+            }
+            contenders.push(Contender::new(KERNEL, move |ops| {
                 let mut context = [0; CONTEXT_WORDS];
-                context[0] = rounds;
+                context[0] = ops / per_round;
                 let mut returned = None;
                 let turn = timed(|| {
                     returned = machine.run(name, &mut context);
@@ -51,7 +60,9 @@ pub(super) fn run(suite: &mut Suite) -> Result<(), BenchError> {
                 }
             }));
         }
-        let medians = race(&case, suite.plan(200, 2), &mut contenders)?;
+        let mut plan = suite.plan(200, 2);
+        plan.ops *= per_round;
+        let medians = race(&case, plan, &mut contenders)?;
         match why {
             None => suite.first_against_others(&case, &medians, |_| Some(KERNEL_MAX)),
             Some(why) => suite.skipped(&case, &medians[0], KERNEL, &why),
@@ -62,16 +73,4 @@ pub(super) fn run(suite: &mut Suite) -> Result<(), BenchError> {
 
 fn case_of(name: &str) -> String {
     format!("in an arena: {name}")
-}
-
-/// The programs in the running kernel, or why they are not.
-fn load_into_kernel() -> Result<Result<LiveMachine, String>, BenchError> {
-    let object = link("programs_arena.bpf.o", IN_ARENA)?;
-    let loaded = LiveSymbols::read().and_then(|symbols| LiveMachine::load(IN_ARENA, &symbols));
-    Ok(loaded.map(|mut machine| {
-        for (at, word) in (buffer_offset(&object)..).step_by(8).zip(words()) {
-            machine.write(at, word);
-        }
-        machine
-    }))
 }

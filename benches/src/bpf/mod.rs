@@ -3,7 +3,7 @@
 //! | module | races |
 //! |---|---|
 //! | `programs` | eight loops over plain memory: machine code, interpreters, native |
-//! | `in_arena` | the same loops over an arena, against the kernel's compiler |
+//! | `in_arena` | the same loops over an arena, and accesses, against the kernel's compiler |
 //! | `calls` | entering a program that does nothing |
 //! | `compile` | from an object to the first run |
 //!
