@@ -220,7 +220,8 @@ impl Suite {
         self.rows.push(row);
     }
 
-    /// Adds a row of the first for each of the others, with the target that `target` gives.
+    /// Adds a row of the first for each of the others, with the target that `target` gives; one
+    /// without a peer where there are none.
     pub fn first_against_others(
         &mut self,
         case: &str,
@@ -230,6 +231,9 @@ impl Suite {
         let Some((subject, peers)) = medians.split_first() else {
             return;
         };
+        if peers.is_empty() {
+            self.figure(case, &subject.name, "ns", subject.ns);
+        }
         for peer in peers {
             let row = Row::figure(self.name, case, &subject.name, "ns", subject.ns);
             self.rows

@@ -1,6 +1,6 @@
 //! Eight loops over plain memory, which the program gets as its context.
 //!
-//! This engine contains them: every access is compared with what is handed out, unless it is
+//! This engine contains them: every address is cut to the guest's memory, unless the access is
 //! proven. rbpf's compilers contain nothing. In the geometric means, each is relative to native
 //! code.
 
@@ -27,8 +27,8 @@ pub(super) fn run(suite: &mut Suite) -> Result<(), BenchError> {
         if !suite.wants(&case) {
             continue;
         }
-        let compiled = compiled(suite, &case, name)?;
-        let interpreted = interpreted(suite, &case, name)?;
+        let compiled = race_by(suite, &case, name, Engine::Jit)?;
+        let interpreted = race_by(suite, &case, name, Engine::Interpreter)?;
         all.push((compiled, interpreted));
     }
     if all.len() == NAMES.len() {
@@ -39,20 +39,21 @@ pub(super) fn run(suite: &mut Suite) -> Result<(), BenchError> {
     Ok(())
 }
 
-fn compiled(suite: &mut Suite, case: &str, name: &'static str) -> Result<Vec<Median>, BenchError> {
-    let mut contenders = vec![ours("harena, machine code", Engine::Jit, name)?];
-    contenders.extend(compiled_peers(name)?);
-    race_the_right(suite, case, (200, 2), contenders)
-}
-
-fn interpreted(
+/// One of our engines against its like.
+fn race_by(
     suite: &mut Suite,
     case: &str,
     name: &'static str,
+    engine: Engine,
 ) -> Result<Vec<Median>, BenchError> {
-    let mut contenders = vec![ours("harena, interpreter", Engine::Interpreter, name)?];
-    contenders.extend(interpreted_peers(name)?);
-    race_the_right(suite, case, (10, 1), contenders)
+    let (subject, ops) = if engine == Engine::Jit {
+        ("harena, machine code", (200, 2))
+    } else {
+        ("harena, interpreter", (10, 1))
+    };
+    let mut contenders = vec![ours(subject, engine, name)?];
+    contenders.extend(peers(engine, name)?);
+    race_the_right(suite, case, ops, contenders)
 }
 
 /// The race of those who compute what native code does; a peer that does not is named. (Back
@@ -100,42 +101,31 @@ fn ours(
 }
 
 #[cfg(feature = "peers")]
-fn compiled_peers(name: &'static str) -> Result<Vec<Contender<'static>>, BenchError> {
+fn peers(engine: Engine, name: &'static str) -> Result<Vec<Contender<'static>>, BenchError> {
     use super::native::native;
     use super::peers::{self, How};
 
     let (full, plain) = native(name);
     let code = super::machine::bytes(&super::machine::plain()?, name);
-    Ok(vec![
-        peers::native(NATIVE, full),
-        peers::native("native, no vectors", plain),
+    let mut contenders = vec![peers::native(NATIVE, full)];
+    if engine == Engine::Jit {
+        contenders.push(peers::native("native, no vectors", plain));
         #[cfg(feature = "cranelift")]
-        peers::rbpf("rbpf, cranelift", How::Cranelift, code.clone())?,
-        peers::rbpf(RBPF_JIT, How::Jit, code)?,
-    ])
-}
-
-#[cfg(feature = "peers")]
-fn interpreted_peers(name: &'static str) -> Result<Vec<Contender<'static>>, BenchError> {
-    use super::native::native;
-    use super::peers::{self, How};
-
-    let code = super::machine::bytes(&super::machine::plain()?, name);
-    Ok(vec![
-        peers::native(NATIVE, native(name).0),
-        peers::rbpf("rbpf, interpreter", How::Interpreter, code)?,
-    ])
+        contenders.push(peers::rbpf(
+            "rbpf, cranelift",
+            How::Cranelift,
+            code.clone(),
+        )?);
+        contenders.push(peers::rbpf(RBPF_JIT, How::Jit, code)?);
+    } else {
+        contenders.push(peers::rbpf("rbpf, interpreter", How::Interpreter, code)?);
+    }
+    Ok(contenders)
 }
 
 #[cfg(not(feature = "peers"))]
 #[expect(clippy::unnecessary_wraps, reason = "with peers it may fail")]
-fn compiled_peers(_name: &'static str) -> Result<Vec<Contender<'static>>, BenchError> {
-    Ok(Vec::new())
-}
-
-#[cfg(not(feature = "peers"))]
-#[expect(clippy::unnecessary_wraps, reason = "with peers it may fail")]
-fn interpreted_peers(_name: &'static str) -> Result<Vec<Contender<'static>>, BenchError> {
+fn peers(_engine: Engine, _name: &'static str) -> Result<Vec<Contender<'static>>, BenchError> {
     Ok(Vec::new())
 }
 
