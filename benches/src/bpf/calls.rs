@@ -2,7 +2,8 @@
 
 use harena_vm::Engine;
 
-use super::machine::{EMPTY, Machine};
+use super::machine::EMPTY;
+use super::programs::ours;
 use crate::harness::{BenchError, Contender, Suite, race};
 use crate::table::Row;
 
@@ -14,17 +15,10 @@ pub(super) fn run(suite: &mut Suite) -> Result<(), BenchError> {
     if !suite.wants(CASE) {
         return Ok(());
     }
-    let mut contenders = Vec::new();
-    for (name, engine) in [
-        ("harena, machine code", Engine::Jit),
-        ("harena, interpreter", Engine::Interpreter),
-    ] {
-        let mut machine = Machine::plain(engine)?;
-        let program = machine.program(EMPTY);
-        contenders.push(Contender::timed(name, move |ops| {
-            (0..ops).fold(0, |_, _| machine.call(program))
-        }));
-    }
+    let mut contenders = vec![
+        ours("harena, machine code", Engine::Jit, EMPTY)?,
+        ours("harena, interpreter", Engine::Interpreter, EMPTY)?,
+    ];
     contenders.extend(peers()?);
     let medians = race(CASE, suite.plan(100_000, 2), &mut contenders)?;
     let row = Row::figure("bpf", CASE, &medians[0].name, "ns", medians[0].ns);

@@ -88,7 +88,8 @@ fn race_the_right(
     Ok(medians)
 }
 
-fn ours(
+/// One of our engines at a program over plain memory.
+pub(super) fn ours(
     subject: &str,
     engine: Engine,
     name: &'static str,
