@@ -613,11 +613,12 @@ const fn granules(bytes: u64) -> u64 {
     bytes.next_multiple_of(GRANULE)
 }
 
-/// Offset of an access from `start` of the heap, if all of it lies below `HEAP_END`.
+/// Offset of an access from `start` of the heap, if all of it lies below `HEAP_END`; also one
+/// of no bytes begins there.
 #[inline]
 fn heap_offset(addr: u64, len: u64, start: u64) -> Option<u64> {
     let offset = addr.wrapping_sub(start);
-    let room = (HEAP_END - start).checked_sub(len)?;
+    let room = (HEAP_END - start).checked_sub(len.max(1))?;
     (offset <= room).then_some(offset)
 }
 
@@ -946,6 +947,18 @@ mod tests {
         assert!(mem.zero(at(HEAP_START), u64::MAX).is_err());
         assert!(mem.zero(at(HEAP_START), HEAP_LEN + 1).is_err());
         assert!(mem.copy(at(HEAP_START), at(HEAP_END - 4), 8).is_err());
+    }
+
+    #[test]
+    fn no_bytes_end_where_some_would() {
+        let mem = GuestMem::new().unwrap();
+        let block = mem.alloc(Region::Kernel, 8, 8).unwrap();
+        for (addr, is_there) in [(block, true), (at(HEAP_END), false), (at(u64::MAX), false)] {
+            assert_eq!(mem.readable(addr, 0), is_there);
+            assert_eq!(mem.read_bytes(addr, &mut []).is_ok(), is_there);
+            assert_eq!(mem.write_bytes(addr, &[]).is_ok(), is_there);
+            assert_eq!(mem.zero_as_program(addr, 0).is_ok(), is_there);
+        }
     }
 
     #[test]
