@@ -264,7 +264,8 @@ impl GuestMem {
         self.reservation.protect(host_size(at), len, protection)
     }
 
-    /// Makes stores to frozen memory fault, as long as programs run; `host` undoes it.
+    /// Makes stores to frozen memory fault, until the host writes there: whoever enters machine
+    /// code, or goes on in it, calls this before.
     #[inline]
     pub(crate) fn seal(&self) -> Result<(), ReserveError> {
         // Relaxed: programs run on one thread at a time, and the host's writes are its own.

@@ -57,10 +57,7 @@ pub(crate) fn enter(vm: &mut Vm, entry: Entry, host: &mut dyn Host) -> Result<Ru
     if depth == 0 {
         vm.insns_left = vm.config.insn_budget;
     }
-    if let Err(error) = vm.mem.seal() {
-        let message = error.to_string();
-        return Err(vm.abort_here(AbortCause::Host { message }));
-    }
+    seal(vm)?;
     let program = Arc::clone(&vm.programs[entry.prog.index()]);
     let left_before = vm.insns_left;
     report_earlier_faults(vm, host, &program)?;
@@ -95,6 +92,15 @@ pub(crate) fn enter(vm: &mut Vm, entry: Entry, host: &mut dyn Host) -> Result<Ru
         Err(abort)
     })?;
     Ok(RunResult { ret, insns })
+}
+
+/// Makes stores to frozen memory fault, before machine code goes on.
+#[inline]
+fn seal(vm: &Vm) -> Result<(), Abort> {
+    vm.mem.seal().map_err(|error| {
+        let message = error.to_string();
+        vm.abort_here(AbortCause::Host { message })
+    })
 }
 
 /// Reports what the host did on behalf of the programs so far, while their frames still stand

@@ -1,10 +1,10 @@
 //! Pointers of unknown origin where addresses are cut to the guest: what is not there is
 //! reported as the program alleged it; what is there is reached, whatever the high bits say.
 
-use harena_bpf::MapType;
+use harena_bpf::{Contents, LinkedMap, MapType};
 use harena_vm::{Containment, Region, ViolationKind, VmConfig, layout};
 
-use super::support::{Bench, config, map};
+use super::support::{Bench, WRITE, config, map};
 
 /// A program that stores, updates and loads through the pointer it is given.
 const ACCESSES: &str = "
@@ -17,19 +17,20 @@ const ACCESSES: &str = "
     r0 = *(u64 *)(r6 + OFF)
     exit";
 
-fn masked(text: &str) -> Bench {
+fn masked(text: &str, maps: Vec<LinkedMap>) -> Bench {
     let config = VmConfig {
         containment: Containment::Mask,
         ..config(2)
     };
-    Bench::with_config(text, Vec::new(), config)
+    Bench::with_config(text, maps, config)
 }
 
 fn accesses(off: i16) -> Bench {
-    masked(&ACCESSES.replace(
+    let text = ACCESSES.replace(
         "+ OFF",
         &format!("{} {}", if off < 0 { '-' } else { '+' }, off.unsigned_abs()),
-    ))
+    );
+    masked(&text, Vec::new())
 }
 
 /// Behind everything that is there of a region of which one block was handed out.
@@ -110,15 +111,17 @@ fn regions_end_with_a_granule() {
     assert_eq!(counts, [7, 7, 7]);
 }
 
+/// 16 frozen bytes, each 9.
+fn frozen() -> LinkedMap {
+    LinkedMap {
+        frozen: true,
+        contents: Contents::from_bytes(vec![9; 16]),
+        ..map(MapType::ARRAY, 4, 16, 1)
+    }
+}
+
 #[test]
 fn frozen_data_is_read_and_not_written_until_the_host_writes() {
-    let mut data = map(MapType::ARRAY, 4, 16, 1);
-    data.frozen = true;
-    data.contents = harena_bpf::Contents::from_bytes(vec![9; 16]);
-    let config = VmConfig {
-        containment: Containment::Mask,
-        ..config(2)
-    };
     // The address has been through memory, so that nothing is known of it.
     let text = "
         r1 = map_value(0, 0) ll
@@ -129,7 +132,7 @@ fn frozen_data_is_read_and_not_written_until_the_host_writes() {
         lock *(u64 *)(r1 + 8) += r2
         r0 = *(u8 *)(r1 + 0)
         exit";
-    let mut bench = Bench::with_config(text, vec![data], config);
+    let mut bench = masked(text, vec![frozen()]);
     assert_eq!([bench.run(0), bench.run(0)], [9, 9]);
     let found = bench.vm.violations().iter();
     let found: Vec<_> = found.map(|v| (v.kind, v.access, v.count)).collect();
@@ -139,4 +142,22 @@ fn frozen_data_is_read_and_not_written_until_the_host_writes() {
     assert_eq!(bench.run(0), 8);
     assert_eq!(bench.vm.violations()[0].count, 3);
     assert_eq!(bench.vm.mem().read_u8(frozen), Ok(8));
+}
+
+#[test]
+fn frozen_data_is_not_written_behind_a_kfunc_that_wrote_it() {
+    let text = format!(
+        "r6 = map_value(0, 0) ll
+        *(u64 *)(r10 - 8) = r6
+        r6 = *(u64 *)(r10 - 8)
+        r1 = r6; call kfunc {WRITE}
+        *(u8 *)(r6 + 0) = 1
+        r0 = *(u8 *)(r6 + 0)
+        exit"
+    );
+    let mut bench = masked(&text, vec![frozen()]);
+    assert_eq!(bench.run(0), 7);
+    let found = bench.vm.violations().iter();
+    let found: Vec<_> = found.map(|v| (v.kind, v.access)).collect();
+    assert_eq!(found, [(ViolationKind::Wild, "WRITE")]);
 }

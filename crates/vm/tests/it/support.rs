@@ -25,6 +25,7 @@ pub(crate) const TOUCH: u32 = 7;
 pub(crate) const PANICS: u32 = 8;
 pub(crate) const ACQUIRE: u32 = 9;
 pub(crate) const RELEASE: u32 = 10;
+pub(crate) const WRITE: u32 = 11;
 
 const TEST_OBJECT: Object = Object::Reference("test_object");
 
@@ -50,6 +51,7 @@ pub(crate) const KFUNCS: &[KfuncDesc] = &[
         rules: Rules::of(Effect::End(TEST_OBJECT)),
         ..kfunc(RELEASE, "test_release", &[])
     },
+    kfunc(WRITE, "test_write", &[]),
 ];
 
 const fn kfunc(id: u32, name: &'static str, args: &'static [KfuncArg]) -> KfuncDesc {
@@ -111,6 +113,10 @@ impl Host for TestHost {
             SLEEPS => Ok(7),
             NULLABLE | ACQUIRE => Ok(args[0]),
             RELEASE => Ok(0),
+            WRITE => {
+                let written = call.mem().write_u8(addr, 7);
+                Ok(u64::from(written.is_err()))
+            }
             PANICS => panic!("kfunc {:#x}", args[0]),
             _ => Err(call.host_error("no such kfunc")),
         }

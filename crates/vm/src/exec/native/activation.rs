@@ -17,7 +17,7 @@ use harena_jit::{Context, reply, status};
 
 use super::super::access::{self, ArenaView};
 use super::super::tail::{self, TailCall};
-use super::super::{Ended, MAY_GOTO_MAX, frame_pointer, interp};
+use super::super::{Ended, MAY_GOTO_MAX, frame_pointer, interp, seal};
 use super::mapped::Function;
 use crate::error::Abort;
 use crate::host::Host;
@@ -202,6 +202,8 @@ impl Activation<'_> {
         self.sync_frames();
         self.vm.insns_left = self.context.left;
         let answer = self.try_call(args);
+        // The kernel may have written to frozen memory, which the code must not find writable.
+        let answer = answer.and_then(|answer| seal(self.vm).map(|()| answer));
         self.context.left = self.vm.insns_left;
         answer.unwrap_or_else(|abort| {
             self.abort = Some(abort);
