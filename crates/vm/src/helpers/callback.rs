@@ -139,7 +139,7 @@ fn drain(ctx: &mut Ctx<'_>, id: MapId, slot: u32, data: u64) -> Answer {
         ctx.put(sample_at.raw(), &sample)?;
         dynptr::write(ctx, at, sample_at, len)?;
         let args = [at.raw(), data, 0, 0, 0];
-        let answer = exec::call_function(ctx.vm, ctx.host, ctx.program, slot, args);
+        let answer = call_back(ctx, slot, args);
         ctx.vm.mem.free(Region::Contexts, at, size, 8);
         let answer = answer?;
         let ring = ctx.vm.maps[id.index()].user_ring();

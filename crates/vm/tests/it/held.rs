@@ -438,6 +438,31 @@ fn a_callback_gives_back_its_own_and_nothing_else() {
 }
 
 #[test]
+fn the_callback_of_a_drain_gives_back_its_own_and_nothing_else() {
+    let error = |source: &str| {
+        let ring = map(MapType::USER_RINGBUF, 0, 0, 4096);
+        let mut bench = Bench::new(&text(source), vec![ring]);
+        let m = bench.loaded.maps[0];
+        bench.vm.user_ringbuf_submit(m, &[0; 8]).unwrap();
+        bench.try_run(0).expect_err(source).to_string()
+    };
+    let drain = "r1 = map(0) ll; r2 = func(f) ll; r3 = 0; r4 = 0; call 209;";
+    assert_eq!(
+        error(&format!(
+            "{drain} r0 = 0; exit; f: r1 = 0x70; call test_acquire; r0 = 0; exit"
+        )),
+        "program `main`, function `main+9`, insn 10: test_object 0x70, acquired here by \
+         `test_acquire`, is not released at the callback's end"
+    );
+    assert_eq!(
+        error(&format!(
+            "r1 = 0x70; call test_acquire; {drain} r0 = 0; exit; f: r1 = 0x70; call test_release; r0 = 0; exit"
+        )),
+        "program `main`, function `main+11`, insn 12: `test_release`: test_object 0x70 is not acquired"
+    );
+}
+
+#[test]
 fn a_run_inside_another_has_books_of_its_own() {
     let outer = "r1 = 0x70; call test_acquire; r1 = 0; call test_run_again; r6 = r0; r1 = 0x70
         call test_release; r0 = r6; exit"
