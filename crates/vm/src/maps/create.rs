@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use harena_abi::{ArenaOffset, Errno, PAGE_SIZE, UserAddr};
 use harena_arena::{Arena, ArenaSpec, Injection};
-use harena_bpf::{Contents, LinkedMap};
+use harena_bpf::{Contents, LinkedMap, MapType};
 
 use super::bloom::{self, Bloom, HASH_FUNCS_MASK, Seed};
 use super::ringbuf::RingBuf;
@@ -43,32 +43,20 @@ pub(crate) fn create(
     spec: &LinkedMap,
     config: &VmConfig,
 ) -> Result<Map, VmLoadError> {
-    let kind = MapKind::of(spec.map_type).ok_or_else(|| VmLoadError::MapType {
-        map: spec.name.clone(),
-        map_type: spec.map_type.to_string(),
-    })?;
     let mut spec = spec.clone();
-    if kind == MapKind::PerfEventArray && spec.max_entries == 0 {
+    if spec.map_type == MapType::PERF_EVENT_ARRAY && spec.max_entries == 0 {
         // As libbpf does.
         spec.max_entries = config.nr_cpus;
     }
-    let spec = &spec;
+    // The template of the maps in a map is created, too, before the map.
     if let Some(inner) = spec.inner.as_deref() {
-        check_inner(inner)?;
+        checked(inner)?;
     }
-    check_extra(kind, spec)
-        .and_then(|()| check(kind, spec))
-        .map_err(|(errno, reason)| VmLoadError::Map {
-            map: spec.name.clone(),
-            errno,
-            reason: reason.to_owned(),
-        })?;
+    let kind = checked(&spec)?;
+    let contents = std::mem::take(&mut spec.contents);
     let mut map = Map {
         id,
-        spec: LinkedMap {
-            contents: Contents::default(),
-            ..spec.clone()
-        },
+        spec,
         kind,
         nr_cpus: config.nr_cpus,
         storage: Storage::Queue {
@@ -76,7 +64,7 @@ pub(crate) fn create(
         },
     };
     map.storage = storage(mem, &map, config)?;
-    initialise(mem, &map, &spec.contents)?;
+    initialise(mem, &map, &contents)?;
     Ok(map)
 }
 
@@ -230,18 +218,19 @@ fn ensure(ok: bool, errno: Errno, reason: &'static str) -> Result<(), Refusal> {
     if ok { Ok(()) } else { Err((errno, reason)) }
 }
 
-/// The template of the maps in a map is created, too, before the map.
-fn check_inner(inner: &LinkedMap) -> Result<(), VmLoadError> {
-    let kind = MapKind::of(inner.map_type).ok_or_else(|| VmLoadError::MapType {
-        map: inner.name.clone(),
-        map_type: inner.map_type.to_string(),
+/// The kind of a map that a kernel would create.
+fn checked(spec: &LinkedMap) -> Result<MapKind, VmLoadError> {
+    let kind = MapKind::of(spec.map_type).ok_or_else(|| VmLoadError::MapType {
+        map: spec.name.clone(),
+        map_type: spec.map_type.to_string(),
     })?;
-    let checked = check_extra(kind, inner).and_then(|()| check(kind, inner));
+    let checked = check_extra(kind, spec).and_then(|()| check(kind, spec));
     checked.map_err(|(errno, reason)| VmLoadError::Map {
-        map: inner.name.clone(),
+        map: spec.name.clone(),
         errno,
         reason: reason.to_owned(),
-    })
+    })?;
+    Ok(kind)
 }
 
 /// What `map_create()` itself looks at.
@@ -283,6 +272,11 @@ fn check_percpu(spec: &LinkedMap) -> Result<(), Refusal> {
     )
 }
 
+fn check_flags(spec: &LinkedMap, known: u32) -> Result<(), Refusal> {
+    let unknown = spec.map_flags & !known;
+    ensure(unknown == 0, Errno::EINVAL, "unknown map_flags")
+}
+
 fn check_array(kind: MapKind, spec: &LinkedMap) -> Result<(), Refusal> {
     const KNOWN: u32 = BPF_F_NUMA_NODE
         | BPF_F_MMAPABLE
@@ -291,11 +285,7 @@ fn check_array(kind: MapKind, spec: &LinkedMap) -> Result<(), Refusal> {
         | BPF_F_INNER_MAP;
     check_sizes(spec)?;
     ensure(spec.key_size == 4, Errno::EINVAL, "key_size is not 4")?;
-    ensure(
-        spec.map_flags & !KNOWN == 0,
-        Errno::EINVAL,
-        "unknown map_flags",
-    )?;
+    check_flags(spec, KNOWN)?;
     ensure(
         u64::from(spec.value_size) <= u64::from(i32::MAX.cast_unsigned()),
         Errno::E2BIG,
@@ -325,11 +315,7 @@ fn check_hash(kind: MapKind, spec: &LinkedMap) -> Result<(), Refusal> {
         | BPF_F_ZERO_SEED;
     check_sizes(spec)?;
     ensure(spec.key_size != 0, Errno::EINVAL, "key_size is 0")?;
-    ensure(
-        spec.map_flags & !KNOWN == 0,
-        Errno::EINVAL,
-        "unknown map_flags",
-    )?;
+    check_flags(spec, KNOWN)?;
     let lru = kind == MapKind::LruHash;
     ensure(
         lru || spec.map_flags & BPF_F_NO_COMMON_LRU == 0,
@@ -355,11 +341,7 @@ fn check_hash(kind: MapKind, spec: &LinkedMap) -> Result<(), Refusal> {
 fn check_queue(spec: &LinkedMap) -> Result<(), Refusal> {
     check_sizes(spec)?;
     ensure(spec.key_size == 0, Errno::EINVAL, "key_size is not 0")?;
-    ensure(
-        spec.map_flags & !(BPF_F_NUMA_NODE | BPF_F_RDONLY_WRONLY) == 0,
-        Errno::EINVAL,
-        "unknown map_flags",
-    )?;
+    check_flags(spec, BPF_F_NUMA_NODE | BPF_F_RDONLY_WRONLY)?;
     ensure(
         u64::from(spec.value_size) <= KMALLOC_MAX_SIZE,
         Errno::E2BIG,
@@ -376,11 +358,7 @@ fn check_bloom(spec: &LinkedMap) -> Result<(), Refusal> {
     )?;
     check_sizes(spec)?;
     ensure(spec.key_size == 0, Errno::EINVAL, "key_size is not 0")?;
-    ensure(
-        spec.map_flags & !KNOWN == 0,
-        Errno::EINVAL,
-        "unknown map_flags",
-    )?;
+    check_flags(spec, KNOWN)?;
     ensure(
         spec.map_extra & !HASH_FUNCS_MASK == 0,
         Errno::EINVAL,
@@ -433,11 +411,7 @@ fn check_trie(spec: &LinkedMap) -> Result<(), Refusal> {
         Errno::EINVAL,
         "map_flags lack BPF_F_NO_PREALLOC",
     )?;
-    ensure(
-        spec.map_flags & !KNOWN == 0,
-        Errno::EINVAL,
-        "unknown map_flags",
-    )?;
+    check_flags(spec, KNOWN)?;
     let length_size = LENGTH_SIZE as u64;
     ensure(
         (length_size + 1..=length_size + DATA_SIZE_MAX).contains(&spec.key_size.into()),
@@ -454,11 +428,7 @@ fn check_trie(spec: &LinkedMap) -> Result<(), Refusal> {
 fn check_ringbuf(spec: &LinkedMap) -> Result<(), Refusal> {
     ensure(spec.key_size == 0, Errno::EINVAL, "key_size is not 0")?;
     ensure(spec.value_size == 0, Errno::EINVAL, "value_size is not 0")?;
-    ensure(
-        spec.map_flags & !BPF_F_NUMA_NODE == 0,
-        Errno::EINVAL,
-        "unknown map_flags",
-    )?;
+    check_flags(spec, BPF_F_NUMA_NODE)?;
     let size = u64::from(spec.max_entries);
     ensure(
         size.is_power_of_two() && size.is_multiple_of(PAGE_SIZE),
