@@ -17,13 +17,16 @@ pub struct Source<'a> {
     pub containment: Containment,
 }
 
-/// What keeps an access inside of which nothing is proven.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+/// What keeps accesses through pointers of unknown origin inside the guest; the interpreter does
+/// the same.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Containment {
-    /// Its address is cut to the guest, where what is not there faults.
-    Mask,
-    /// It is compared with the bounds of what was handed out.
+    /// Addresses are cut to the guest's 64 GiB, and what is not there faults. A pointer gone
+    /// wild is reported unless it happens to lead to memory that is there; regions are there in
+    /// granules of 64 KiB.
     #[default]
+    Mask,
+    /// Addresses are compared with what was handed out: every wild pointer is reported.
     Check,
 }
 

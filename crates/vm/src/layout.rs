@@ -29,6 +29,7 @@
 //! and, further away, the bounds that machine code compares with.
 
 use harena_abi::KernAddr;
+use harena_jit::GUEST_BITS;
 
 const GIB: u64 = 1 << 30;
 
@@ -46,8 +47,6 @@ pub const ARENAS_START: u64 = GUEST_BASE + 24 * GIB;
 pub const ARENA_STRIDE: u64 = 5 * GIB;
 /// Arenas one VM can hold.
 pub const ARENA_COUNT: usize = 8;
-/// Bytes of guest addresses one VM has, as a power of two.
-pub const GUEST_BITS: u32 = 36;
 /// Bytes of guest addresses one VM has.
 pub const GUEST_LEN: u64 = 1 << GUEST_BITS;
 /// Host memory on either side of them, in which nothing lies but the bounds.
@@ -55,7 +54,6 @@ pub const MARGIN: u64 = 2 << 20;
 /// Bytes of host address space one VM reserves.
 pub const RESERVATION_LEN: u64 = GUEST_LEN + 2 * MARGIN;
 
-const _: () = assert!(GUEST_BITS == harena_jit::GUEST_BITS);
 const _: () = assert!(GUEST_BASE.is_multiple_of(GUEST_LEN));
 const _: () = assert!(24 * GIB + ARENA_STRIDE * ARENA_COUNT as u64 <= GUEST_LEN);
 

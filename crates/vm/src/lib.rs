@@ -57,7 +57,7 @@ pub use error::{
 };
 pub use format::{ARGS_MAX as FORMAT_ARGS_MAX, format as bprintf};
 pub use harena_arena_fault::Access;
-pub use harena_jit::Contained;
+pub use harena_jit::{Contained, Containment};
 pub use held::{Effect, End, Holding, Misuse, Object, Rules, UnderLock};
 pub use helpers::name_of as helper_name;
 pub use host::{
@@ -68,7 +68,7 @@ pub use layout::Region;
 pub use listing::{CodePart, CodeRange, ListedFunction, ListedSlot, Listing, PartOf};
 pub use maps::{Map, MapId, MapKind, PerfCounts, PerfSample, UpdateFlags};
 pub use mem::GuestMem;
-pub use program::{Containment, Engine, ProgId, Program, line_text};
+pub use program::{Engine, ProgId, Program, line_text};
 pub use stream::StreamId;
 pub use struct_ops::{StructOpsId, StructOpsMap};
 pub use timer::TimerId;

@@ -28,7 +28,7 @@ use harena_abi::{KernAddr, PAGE_SIZE};
 use harena_arena::{Arena, ArenaSpec, CreateError, Protection, Reservation, ReserveError};
 use harena_arena_fault::{Access, EntryState, WindowPage};
 use harena_bpf::analysis::Space;
-use harena_jit::{BOUNDS_DISTANCE, BOUNDS_SIZE, BoundOf, bounds_offset};
+use harena_jit::{BOUNDS_DISTANCE, BOUNDS_SIZE, BoundOf, Containment, UNIT_SHIFT, bounds_offset};
 
 use crate::error::{MemFault, OutOfGuestMemory, VmCreateError};
 use crate::exec::access::Atomic;
@@ -36,7 +36,6 @@ use crate::layout::{
     ARENA_COUNT, ARENA_STRIDE, ARENAS_START, GUEST_BASE, GUEST_LEN, HEAP_END, HEAP_START,
     HEAP_WRITABLE, MARGIN, PERCPU_STRIDE, RESERVATION_LEN, Region, contained,
 };
-use crate::program::Containment;
 use crate::region::RegionAlloc;
 
 const HEAP_LEN: u64 = HEAP_END - HEAP_START;
@@ -56,10 +55,8 @@ pub struct GuestMem {
     sealed: AtomicBool,
 }
 
-/// Heap bytes that share one limit. Regions start and end at units. Compiled code relies on the
-/// number.
-const UNIT: u64 = 1 << 29;
-const _: () = assert!(UNIT == 1 << harena_jit::UNIT_SHIFT);
+/// Heap bytes that share one limit. Regions start and end at units.
+const UNIT: u64 = 1 << UNIT_SHIFT;
 const _: () = assert!((HEAP_START - GUEST_BASE).is_multiple_of(UNIT));
 
 /// Heap memory is mapped by so many bytes.

@@ -44,20 +44,6 @@ pub enum Engine {
     Jit,
 }
 
-/// What keeps accesses through pointers of unknown origin inside the guest. Both engines do the
-/// same.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[non_exhaustive]
-pub enum Containment {
-    /// Addresses are cut to the guest's 64 GiB, and what is not there faults. A pointer gone
-    /// wild is reported unless it happens to lead to memory that is there; regions are there in
-    /// granules of 64 KiB.
-    #[default]
-    Mask,
-    /// Addresses are compared with what was handed out: every wild pointer is reported.
-    Check,
-}
-
 /// A program in the form its engine executes.
 #[derive(Debug)]
 pub(crate) struct Executable {

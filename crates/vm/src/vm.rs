@@ -11,6 +11,7 @@ use harena_abi::KernAddr;
 use harena_arena::{FailedAllocs, Report};
 use harena_bpf::code::FRAME_SIZE;
 use harena_bpf::{LinkedObject, MapIndex};
+use harena_jit::Containment;
 
 use crate::error::{
     Abort, AbortCause, NoMachineCode, OutOfGuestMemory, Place, VmCreateError, VmLoadError,
@@ -22,7 +23,7 @@ use crate::layout::{CPU_COUNT_MAX, Region};
 use crate::listing::{CodeRange, Listing};
 use crate::maps::{Map, MapId};
 use crate::mem::GuestMem;
-use crate::program::{Containment, Engine, ProgId, Program};
+use crate::program::{Engine, ProgId, Program};
 use crate::stream::{Stream, StreamId};
 use crate::struct_ops::{StructOpsId, StructOpsMap};
 use crate::timer::{TimerId, Timers};

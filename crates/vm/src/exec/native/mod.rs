@@ -59,14 +59,16 @@ mod mapped {
     use harena_arena::{CompiledCode, ExtableEntry};
     use harena_bpf::analysis::{self, Arena};
     use harena_bpf::code::OpCode;
-    use harena_jit::{CodeImage, Compiler, Features, ProgramCode, Proof, Source, UserCast};
+    use harena_jit::{
+        CodeImage, Compiler, Containment, Features, ProgramCode, Proof, Source, UserCast,
+    };
 
     use super::JitRefused;
     use super::memory::ExecMemory;
     use super::proofs::{self, ContextUse};
     use crate::listing::CodeRange;
     use crate::mem::GuestMem;
-    use crate::program::{Containment, Program};
+    use crate::program::Program;
     use crate::vm::Vm;
 
     /// The machine code of one object's programs.
@@ -165,7 +167,7 @@ mod mapped {
         functions: Vec<u32>,
         arena: Option<UserCast>,
         proofs: Vec<Proof>,
-        containment: harena_jit::Containment,
+        containment: Containment,
         context: ContextUse,
     }
 
@@ -191,10 +193,7 @@ mod mapped {
                 functions,
                 arena,
                 proofs,
-                containment: match vm.mem.containment() {
-                    Containment::Mask => harena_jit::Containment::Mask,
-                    Containment::Check => harena_jit::Containment::Check,
-                },
+                containment: vm.mem.containment(),
                 context,
             }
         }
