@@ -5,6 +5,7 @@
 //! 65535 members) is a mistake of the caller and panics.
 
 use super::strings::Strings;
+use super::visit::dangling;
 use super::{
     Btf, Composite, Enum, Enumerator, IntEncoding, Kind, Linkage, Member, Name, Param, SecVar,
     Type, TypeId,
@@ -301,13 +302,12 @@ impl BtfBuilder {
 
     /// The finished table.
     #[must_use]
-    pub fn finish(self) -> Btf {
+    pub fn finish(mut self) -> Btf {
         let strings = Strings::new(self.text).expect("names fill less than 4 GiB");
-        let btf = Btf::new(self.types, strings);
-        if let Some((id, missing)) = btf.dangling() {
+        if let Some((id, missing)) = dangling(&mut self.types) {
             panic!("type {id} mentions type {missing}, which does not exist");
         }
-        btf
+        Btf::new(self.types, strings)
     }
 }
 

@@ -10,6 +10,7 @@
 //! are never made one: two statics of one name are two.
 
 use super::build::encode_type;
+use super::visit::{refer, rename};
 use super::{Btf, Kind, Name, SecVar, Strings, Type, TypeId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,7 +29,7 @@ pub(crate) enum Fate {
     Kept,
     /// Another type, of the file with this number, stands for it.
     Alias(usize, TypeId),
-    /// It is left out, and so is what refers to it.
+    /// It is left out; what refers to it refers to `void`.
     Dropped,
 }
 
@@ -274,78 +275,4 @@ fn classes(types: &mut [Type]) -> Vec<u32> {
     }
     let all = u32::try_from(types.len()).unwrap_or(u32::MAX);
     (0..all).collect()
-}
-
-/// Calls `each` with every name of a type.
-fn rename(ty: &mut Type, each: &mut dyn FnMut(&mut Name)) {
-    match ty {
-        Type::Int { name, .. }
-        | Type::Fwd { name, .. }
-        | Type::Typedef { name, .. }
-        | Type::Func { name, .. }
-        | Type::Var { name, .. }
-        | Type::DataSec { name, .. }
-        | Type::Float { name, .. }
-        | Type::DeclTag { name, .. }
-        | Type::TypeTag { name, .. } => each(name),
-        Type::Struct(composite) | Type::Union(composite) => {
-            each(&mut composite.name);
-            for member in &mut composite.members {
-                each(&mut member.name);
-            }
-        }
-        Type::Enum(e) => {
-            each(&mut e.name);
-            for value in &mut e.values {
-                each(&mut value.name);
-            }
-        }
-        Type::FuncProto { params, .. } => {
-            for param in params {
-                each(&mut param.name);
-            }
-        }
-        Type::Void
-        | Type::Ptr { .. }
-        | Type::Array { .. }
-        | Type::Volatile { .. }
-        | Type::Const { .. }
-        | Type::Restrict { .. } => {}
-    }
-}
-
-/// Calls `each` with every id in a type, always in the same order.
-fn refer(ty: &mut Type, each: &mut dyn FnMut(&mut TypeId)) {
-    match ty {
-        Type::Ptr { target }
-        | Type::Typedef { target, .. }
-        | Type::Volatile { target }
-        | Type::Const { target }
-        | Type::Restrict { target }
-        | Type::DeclTag { target, .. }
-        | Type::TypeTag { target, .. } => each(target),
-        Type::Func { proto, .. } => each(proto),
-        Type::Var { type_id, .. } => each(type_id),
-        Type::Array { element, index, .. } => {
-            each(element);
-            each(index);
-        }
-        Type::Struct(composite) | Type::Union(composite) => {
-            for member in &mut composite.members {
-                each(&mut member.type_id);
-            }
-        }
-        Type::FuncProto { ret, params } => {
-            each(ret);
-            for param in params {
-                each(&mut param.type_id);
-            }
-        }
-        Type::DataSec { vars, .. } => {
-            for var in vars {
-                each(&mut var.type_id);
-            }
-        }
-        Type::Void | Type::Int { .. } | Type::Enum(_) | Type::Fwd { .. } | Type::Float { .. } => {}
-    }
 }

@@ -19,6 +19,7 @@ mod parse;
 mod print;
 mod strings;
 mod value;
+mod visit;
 
 pub use build::{BtfBuilder, EnumWidth, MemberDef};
 pub use layout::{Field, LayoutError, PathError};

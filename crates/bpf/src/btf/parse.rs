@@ -4,6 +4,7 @@
 //! every type id. Not checked: what only use can tell (see [`super`]).
 
 use super::strings::Strings;
+use super::visit::dangling;
 use super::{
     Btf, Composite, Enum, Enumerator, IntEncoding, Linkage, Member, NAME_LEN_MAX, Name, Param,
     SecVar, Type, TypeId,
@@ -65,49 +66,14 @@ impl Btf {
             reader.id = reader.id.saturating_add(1);
         }
         let count = table.len();
-        let btf = Self::new(table, strings);
-        match btf.dangling() {
-            None => Ok(btf),
+        match dangling(&mut table) {
+            None => Ok(Self::new(table, strings)),
             Some((id, missing)) => Err(BtfError::BadTypeId {
                 id: id.raw(),
                 missing: missing.raw(),
                 count,
             }),
         }
-    }
-
-    /// The first type that mentions an id past the end.
-    pub(super) fn dangling(&self) -> Option<(TypeId, TypeId)> {
-        let count = self.types.len();
-        let missing = |id: &TypeId| usize::try_from(id.raw()).is_ok_and(|raw| raw >= count);
-        self.ids().find_map(|id| {
-            let bad = match self.get(id) {
-                Type::Void
-                | Type::Int { .. }
-                | Type::Enum(_)
-                | Type::Fwd { .. }
-                | Type::Float { .. } => None,
-                Type::Ptr { target }
-                | Type::Typedef { target, .. }
-                | Type::Volatile { target }
-                | Type::Const { target }
-                | Type::Restrict { target }
-                | Type::DeclTag { target, .. }
-                | Type::TypeTag { target, .. } => Some(*target).filter(missing),
-                Type::Array { element, index, .. } => [*element, *index].into_iter().find(missing),
-                Type::Struct(c) | Type::Union(c) => {
-                    c.members.iter().map(|member| member.type_id).find(missing)
-                }
-                Type::Func { proto, .. } => Some(*proto).filter(missing),
-                Type::FuncProto { ret, params } => {
-                    let params = params.iter().map(|param| param.type_id);
-                    params.chain([*ret]).find(missing)
-                }
-                Type::Var { type_id, .. } => Some(*type_id).filter(missing),
-                Type::DataSec { vars, .. } => vars.iter().map(|var| var.type_id).find(missing),
-            };
-            bad.map(|missing| (id, missing))
-        })
     }
 }
 
