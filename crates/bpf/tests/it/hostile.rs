@@ -22,6 +22,37 @@ fn exercise(bytes: &[u8]) {
     drop(object.problems(&core_kernel()));
 }
 
+/// The same numbers in each run.
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) const fn new() -> Self {
+        Self(0x9e37_79b9_7f4a_7c15)
+    }
+
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % limit as u64).unwrap()
+    }
+
+    /// The file with a few bytes changed.
+    pub(crate) fn flipped(&mut self, whole: &[u8]) -> Vec<u8> {
+        let mut bytes = whole.to_vec();
+        for _ in 0..=self.below(3) {
+            let at = self.below(bytes.len());
+            bytes[at] = match self.below(4) {
+                0 => 0,
+                1 => 0xff,
+                2 => bytes[at].wrapping_add(1),
+                _ => u8::try_from(self.below(256)).unwrap(),
+            };
+        }
+        bytes
+    }
+}
+
 #[test]
 fn truncation_at_every_byte() {
     for whole in [OBJECTS, SCHED, CORE] {
@@ -33,25 +64,10 @@ fn truncation_at_every_byte() {
 
 #[test]
 fn flipped_bytes() {
-    let mut seed = 0x9e37_79b9_7f4a_7c15u64;
-    let mut random = move |below: usize| {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        usize::try_from(seed % below as u64).unwrap()
-    };
+    let mut random = Random::new();
     for whole in [OBJECTS, SCHED, CORE] {
         for _ in 0..4000 {
-            let mut bytes = whole.to_vec();
-            for _ in 0..=random(3) {
-                let at = random(bytes.len());
-                bytes[at] = match random(4) {
-                    0 => 0,
-                    1 => 0xff,
-                    2 => bytes[at].wrapping_add(1),
-                    _ => u8::try_from(random(256)).unwrap(),
-                };
-            }
+            let bytes = random.flipped(whole);
             exercise(&bytes);
         }
     }

@@ -1,6 +1,7 @@
 //! Several files to one: what is kept, what is refused, and that no bytes do harm.
 
 use crate::elf_writer::{self, FUNC, OBJECT, Section};
+use crate::hostile::Random;
 use crate::kernel::{core_kernel, kernel};
 use crate::objects::{CORE, OBJECTS, SCHED};
 use harena_bpf::btf::{Btf, BtfBuilder, IntEncoding, Kind, Linkage, MemberDef, SecVar, TypeId};
@@ -419,26 +420,11 @@ fn truncation_is_survived() {
 
 #[test]
 fn changed_bytes_are_survived() {
-    let mut seed = 0x9e37_79b9_7f4a_7c15u64;
-    let mut random = move |below: usize| {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        usize::try_from(seed % below as u64).unwrap()
-    };
+    let mut random = Random::new();
     let mut linked = 0;
     for whole in [MAIN, OBJECTS, SCHED, CORE] {
         for _ in 0..400 {
-            let mut bytes = whole.to_vec();
-            for _ in 0..=random(3) {
-                let at = random(bytes.len());
-                bytes[at] = match random(4) {
-                    0 => 0,
-                    1 => 0xff,
-                    2 => bytes[at].wrapping_add(1),
-                    _ => u8::try_from(random(256)).unwrap(),
-                };
-            }
+            let bytes = random.flipped(whole);
             exercise(&[("lib", LIB), ("flipped", &bytes)]);
             linked += u32::from(link(&[("flipped", &bytes), ("lib", LIB)]).is_ok());
         }
