@@ -13,17 +13,20 @@ const CGROUP: Object = Object::Reference("cgroup");
 
 kfuncs! {
     context::ANY, None, No {
-        scx_bpf_task_cgroup "struct cgroup *(struct task_struct *p)" [Effect::Result(CGROUP)] => |k, [p, ..]| {
-            let p = k.task(p)?;
-            let (core, machine) = k.core();
-            core.kf_task_cgroup(machine, p);
-            Ok(k.st.places.root_cgroup().raw())
-        };
-        bpf_cgroup_from_id "struct cgroup *(u64 cgid)" [Effect::Result(CGROUP)] => |k, [id, ..]| Ok(k.cgroup(id == ROOT_ID));
-        bpf_cgroup_acquire "struct cgroup *(struct cgroup *cgrp)" [Effect::Result(CGROUP)] => |_, [cgrp, ..]| Ok(cgrp);
+        scx_bpf_task_cgroup "struct cgroup *(struct task_struct *p)" [Effect::Result(CGROUP)]
+            => |k, [p, ..]| {
+                let p = k.task(p)?;
+                let (core, machine) = k.core();
+                core.kf_task_cgroup(machine, p);
+                Ok(k.st.places.root_cgroup().raw())
+            };
+        bpf_cgroup_from_id "struct cgroup *(u64 cgid)" [Effect::Result(CGROUP)]
+            => |k, [id, ..]| Ok(k.cgroup(id == ROOT_ID));
+        bpf_cgroup_acquire "struct cgroup *(struct cgroup *cgrp)" [Effect::Result(CGROUP)]
+            => |_, [cgrp, ..]| Ok(cgrp);
         bpf_cgroup_release "void (struct cgroup *cgrp)" [Effect::End(CGROUP)] => |_, _| Ok(0);
-        bpf_cgroup_ancestor "struct cgroup *(struct cgroup *cgrp, int level)" [Effect::Result(CGROUP)]
-            => |k, [cgrp, level, ..]| {
+        bpf_cgroup_ancestor "struct cgroup *(struct cgroup *cgrp, int level)"
+            [Effect::Result(CGROUP)] => |k, [cgrp, level, ..]| {
                 k.check_cgroup(cgrp)?;
                 Ok(k.cgroup(as_s32(level) == 0))
             };

@@ -25,8 +25,10 @@ pub(super) const BPF_CPUMASK: Object = Object::Reference("bpf_cpumask");
 kfuncs! {
     context::ANY, None, No {
         bpf_cpumask_create "struct bpf_cpumask *(void)" [Effect::Result(BPF_CPUMASK)] => create;
-        bpf_cpumask_acquire "struct bpf_cpumask *(struct bpf_cpumask *cpumask)" [Effect::Result(BPF_CPUMASK)] => acquire;
-        bpf_cpumask_release "void (struct bpf_cpumask *cpumask)" [Effect::End(BPF_CPUMASK)] => release;
+        bpf_cpumask_acquire "struct bpf_cpumask *(struct bpf_cpumask *cpumask)"
+            [Effect::Result(BPF_CPUMASK)] => acquire;
+        bpf_cpumask_release "void (struct bpf_cpumask *cpumask)"
+            [Effect::End(BPF_CPUMASK)] => release;
         bpf_cpumask_first "u32 (const struct cpumask *cpumask)"
             => |k, [m, ..]| { let m = k.words(m)?; Ok(k.first(&m)) };
         bpf_cpumask_first_zero "u32 (const struct cpumask *cpumask)"

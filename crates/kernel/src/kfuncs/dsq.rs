@@ -44,20 +44,20 @@ kfuncs! {
     }
     context::MOVE, None, No {
         scx_bpf_dsq_move
-            "bool (struct bpf_iter_scx_dsq *it__iter, struct task_struct *p, u64 dsq_id, u64 enq_flags)" [Effect::Use(ITER)]
-            => |k, [it, p, dsq, flags, _]| k.dsq_move(it, p, insert_of(dsq, flags, None));
+            "bool (struct bpf_iter_scx_dsq *it__iter, struct task_struct *p, u64 dsq_id, u64 enq_flags)"
+            [Effect::Use(ITER)] => |k, [it, p, dsq, flags, _]| k.dsq_move(it, p, insert_of(dsq, flags, None));
         scx_bpf_dsq_move_vtime
-            "bool (struct bpf_iter_scx_dsq *it__iter, struct task_struct *p, u64 dsq_id, u64 enq_flags)" [Effect::Use(ITER)]
-            => |k, [it, p, dsq, flags, _]| k.dsq_move(it, p, insert_of(dsq, flags, Some(0)));
-        scx_bpf_dsq_move_set_slice "void (struct bpf_iter_scx_dsq *it__iter, u64 slice)" [Effect::Use(ITER)]
-            => |k, [it, slice, ..]| {
+            "bool (struct bpf_iter_scx_dsq *it__iter, struct task_struct *p, u64 dsq_id, u64 enq_flags)"
+            [Effect::Use(ITER)] => |k, [it, p, dsq, flags, _]| k.dsq_move(it, p, insert_of(dsq, flags, Some(0)));
+        scx_bpf_dsq_move_set_slice "void (struct bpf_iter_scx_dsq *it__iter, u64 slice)"
+            [Effect::Use(ITER)] => |k, [it, slice, ..]| {
                 if let Some(it) = k.iter(it)? {
                     k.cx.core.kf_dsq_move_set_slice(it, slice);
                 }
                 Ok(0)
             };
-        scx_bpf_dsq_move_set_vtime "void (struct bpf_iter_scx_dsq *it__iter, u64 vtime)" [Effect::Use(ITER)]
-            => |k, [it, vtime, ..]| {
+        scx_bpf_dsq_move_set_vtime "void (struct bpf_iter_scx_dsq *it__iter, u64 vtime)"
+            [Effect::Use(ITER)] => |k, [it, vtime, ..]| {
                 if let Some(it) = k.iter(it)? {
                     k.cx.core.kf_dsq_move_set_vtime(it, vtime);
                 }
@@ -103,19 +103,20 @@ kfuncs! {
             core.kf_dsq_reenq(machine, DsqId::new(harena_abi::scx::SCX_DSQ_LOCAL), 0);
             Ok(0)
         };
-        bpf_iter_scx_dsq_new "int (struct bpf_iter_scx_dsq *it, u64 dsq_id, u64 flags)" [Effect::Begin(ITER)]
-            => iter_new;
-        bpf_iter_scx_dsq_next "struct task_struct *(struct bpf_iter_scx_dsq *it)" [Effect::Use(ITER)]
-            => |k, [it, ..]| {
+        bpf_iter_scx_dsq_new "int (struct bpf_iter_scx_dsq *it, u64 dsq_id, u64 flags)"
+            [Effect::Begin(ITER)] => iter_new;
+        bpf_iter_scx_dsq_next "struct task_struct *(struct bpf_iter_scx_dsq *it)"
+            [Effect::Use(ITER)] => |k, [it, ..]| {
                 let next = k.iter(it)?.and_then(|it| k.cx.core.kf_iter_next(it));
                 Ok(k.task_ptr(next))
             };
-        bpf_iter_scx_dsq_destroy "void (struct bpf_iter_scx_dsq *it)" [Effect::End(ITER)] => |k, [it, ..]| {
-            if let Some(it) = k.iter(it)? {
-                k.cx.core.kf_iter_destroy(it);
-            }
-            Ok(0)
-        };
+        bpf_iter_scx_dsq_destroy "void (struct bpf_iter_scx_dsq *it)"
+            [Effect::End(ITER)] => |k, [it, ..]| {
+                if let Some(it) = k.iter(it)? {
+                    k.cx.core.kf_iter_destroy(it);
+                }
+                Ok(0)
+            };
     }
 }
 

@@ -56,12 +56,14 @@ kfuncs! {
             => |k, [node, ..]| Ok(k.idle_mask(MaskKind::IdleCpu, Some(as_s32(node))));
         scx_bpf_get_idle_smtmask_node "const struct cpumask *(int node)" [Effect::Result(MASK)]
             => |k, [node, ..]| Ok(k.idle_mask(MaskKind::IdleSmt, Some(as_s32(node))));
-        scx_bpf_put_idle_cpumask "void (const struct cpumask *idle_mask)" [Effect::End(MASK)] => |_, _| Ok(0);
+        scx_bpf_put_idle_cpumask "void (const struct cpumask *idle_mask)" [Effect::End(MASK)]
+            => |_, _| Ok(0);
         scx_bpf_get_possible_cpumask "const struct cpumask *(void)" [Effect::Result(MASK)]
             => |k, _| Ok(k.st.places.mask(MaskKind::Possible, None).raw());
         scx_bpf_get_online_cpumask "const struct cpumask *(void)" [Effect::Result(MASK)]
             => |k, _| Ok(k.st.places.mask(MaskKind::Online, None).raw());
-        scx_bpf_put_cpumask "void (const struct cpumask *cpumask)" [Effect::End(MASK)] => |_, _| Ok(0);
+        scx_bpf_put_cpumask "void (const struct cpumask *cpumask)" [Effect::End(MASK)]
+            => |_, _| Ok(0);
         scx_bpf_kick_cpu "void (s32 cpu, u64 flags)" => |k, [cpu, flags, ..]| {
             let (core, machine) = k.core();
             core.kf_kick_cpu(machine, as_s32(cpu), flags);
