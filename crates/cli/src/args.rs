@@ -67,22 +67,8 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "WHICH", value_parser = failures::parse)]
     pub(crate) arena_fail: Option<Failing>,
 
-    /// Set a global variable or an `ops` member before the run; may be repeated
-    #[arg(long = "set", value_name = "NAME=VALUE")]
-    pub(crate) settings: Vec<String>,
-
-    /// How to execute the scheduler's programs; results are the same
-    #[arg(long, value_enum, default_value_t = EngineName::Jit)]
-    pub(crate) engine: EngineName,
-
-    /// Compare every pointer of the scheduler's with what it was handed out, so that each wild
-    /// one is reported; slower. Otherwise one that happens to lead to memory is not
-    #[arg(long)]
-    pub(crate) checked: bool,
-
-    /// Write /tmp/perf-PID.map, from which Linux `perf` learns the names of machine code
-    #[arg(long)]
-    pub(crate) perf_map: bool,
+    #[command(flatten)]
+    pub(crate) execution: ExecutionArgs,
 
     /// How to print the report
     #[arg(long, value_enum, default_value_t = Format::Text)]
@@ -91,6 +77,27 @@ pub(crate) struct RunArgs {
     /// Print no report and no progress: only the exit code and the line about a failure
     #[arg(short, long)]
     pub(crate) quiet: bool,
+}
+
+// What runs programs takes these. A doc comment would become the command's own.
+#[derive(Debug, Args)]
+pub(crate) struct ExecutionArgs {
+    /// Set a global variable or an `ops` member before the run; may be repeated
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    pub(crate) settings: Vec<String>,
+
+    /// How to execute programs; results are the same
+    #[arg(long, value_enum, default_value_t = EngineName::Jit)]
+    pub(crate) engine: EngineName,
+
+    /// Compare every pointer of the programs' with what they were handed out, so that each wild
+    /// one is reported; slower. Otherwise one that happens to lead to memory is not
+    #[arg(long)]
+    pub(crate) checked: bool,
+
+    /// Write /tmp/perf-PID.map, from which Linux `perf` learns the names of machine code
+    #[arg(long)]
+    pub(crate) perf_map: bool,
 }
 
 /// List what an object holds and needs, and what of it is unsupported and why.
@@ -154,22 +161,8 @@ pub(crate) struct ProgRunArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) data_out: Option<PathBuf>,
 
-    /// Set a global variable before the run; may be repeated
-    #[arg(long = "set", value_name = "NAME=VALUE")]
-    pub(crate) settings: Vec<String>,
-
-    /// How to execute it; results are the same
-    #[arg(long, value_enum, default_value_t = EngineName::Jit)]
-    pub(crate) engine: EngineName,
-
-    /// Compare every pointer of the program's with what it was handed out, so that each wild
-    /// one is reported. Otherwise one that happens to lead to memory is not
-    #[arg(long)]
-    pub(crate) checked: bool,
-
-    /// Write /tmp/perf-PID.map, from which Linux `perf` learns the names of machine code
-    #[arg(long)]
-    pub(crate) perf_map: bool,
+    #[command(flatten)]
+    pub(crate) execution: ExecutionArgs,
 
     /// How to print the report
     #[arg(long, value_enum, default_value_t = Format::Text)]

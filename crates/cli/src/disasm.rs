@@ -203,10 +203,9 @@ fn decode(start: u32, bytes: &[u8], into: &mut Vec<NativeInsn>) {
         let insn = decoder.decode();
         let mut text = String::new();
         formatter.format(&insn, &mut text);
-        let bytes = bytes[from..decoder.position()].iter();
         into.push(NativeInsn {
             offset: u32::try_from(insn.ip()).expect("code has less than 2 GiB"),
-            bytes: bytes.map(|byte| format!("{byte:02x}")).collect(),
+            bytes: bytes[from..decoder.position()].to_vec(),
             text,
         });
     }

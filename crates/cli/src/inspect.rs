@@ -3,6 +3,8 @@
 //! The object is linked and loaded as a run would do it, into the same simulated kernel. If
 //! that fails the list still shows all that the file itself says.
 
+use std::cell::LazyCell;
+
 use harena_bpf::btf::Value;
 use harena_bpf::{ExternKind, KernelSymbols, LinkError, LinkedObject, MapType, Object, ProgType};
 use harena_kernel::{BpfScheduler, Kernel, LoadError, LoadOptions, LoadedObject};
@@ -224,7 +226,7 @@ impl Trap {
 
 /// All traps in an object's programs. Where there is no compiler to ask, each may be reached.
 fn traps(object: &Object, linked: Option<&LinkedObject>) -> Vec<Trap> {
-    let loaded = LoadedObject::load(object.clone(), &LoadOptions::default()).ok();
+    let loaded = LazyCell::new(|| LoadedObject::load(object.clone(), &LoadOptions::default()).ok());
     let listing = |program: &str| {
         let loaded = loaded.as_ref()?;
         let (_, id) = loaded

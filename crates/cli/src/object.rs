@@ -1,9 +1,10 @@
 //! An object and what the command line changes in it.
 
 use anyhow::Context;
-use harena_bpf::{GlobalValue, Object};
+use harena_bpf::Object;
+use harena_kernel::LoadOptions;
 
-use crate::plan::{Setting, Source};
+use crate::plan::{Execution, Setting, Source};
 
 /// What `--set ops.…` stands for, whatever the object calls its ops table.
 const OPS: &str = "ops.";
@@ -13,10 +14,16 @@ pub(crate) fn parse(source: &Source) -> anyhow::Result<Object> {
     Object::parse(&source.name, &source.bytes).with_context(|| format!("object `{}`", source.name))
 }
 
-/// The settings with the names that the object has for what they name.
-pub(crate) fn settings(object: &Object, settings: &[Setting]) -> Vec<(String, GlobalValue)> {
+/// How the object is loaded to be executed so: settings have the names that it has for what
+/// they name.
+pub(crate) fn options(object: &Object, execution: &Execution) -> LoadOptions {
     let named = |setting: &Setting| (path(object, &setting.name), setting.value.clone());
-    settings.iter().map(named).collect()
+    LoadOptions {
+        sets: execution.settings.iter().map(named).collect(),
+        engine: execution.engine,
+        containment: execution.containment,
+        ..LoadOptions::default()
+    }
 }
 
 /// The variable that a setting names: `ops.` is the object's first ops table, unless it

@@ -14,7 +14,9 @@ use harena_scx::Topology;
 use harena_sim::{SimConfig, Workload};
 use harena_vm::{Containment, Engine};
 
-use crate::args::{Disasm, EngineName, Format, InspectArgs, LinkArgs, ProgRunArgs, RunArgs};
+use crate::args::{
+    Disasm, EngineName, ExecutionArgs, Format, InspectArgs, LinkArgs, ProgRunArgs, RunArgs,
+};
 use crate::failures::Failing;
 
 /// Larger files are no objects, workloads or topologies, and would only fill the memory.
@@ -106,18 +108,46 @@ pub(crate) struct RunPlan {
     pub(crate) topology: String,
     /// Machine, load, simulated time and seed.
     pub(crate) sim: SimConfig,
-    /// Values to set before the run, in the order given.
-    pub(crate) settings: Vec<Setting>,
     /// Bytes that the arena may have in use.
     pub(crate) arena_limit: Option<u64>,
     /// Allocations of the arena that fail on purpose.
     pub(crate) arena_fail: FailedAllocs,
-    /// How programs are executed.
-    pub(crate) engine: Engine,
-    pub(crate) containment: Containment,
-    pub(crate) perf_map: PerfMap,
+    /// How its programs are executed.
+    pub(crate) execution: Execution,
     /// How to report.
     pub(crate) report: Report,
+}
+
+/// How the programs of an object are executed.
+#[derive(Debug)]
+pub(crate) struct Execution {
+    /// Values to set before, in the order given.
+    pub(crate) settings: Vec<Setting>,
+    /// What executes them.
+    pub(crate) engine: Engine,
+    /// What keeps their accesses inside.
+    pub(crate) containment: Containment,
+    /// Whether `perf` is told.
+    pub(crate) perf_map: PerfMap,
+}
+
+impl Execution {
+    fn new(args: &ExecutionArgs) -> anyhow::Result<Self> {
+        let settings = args.settings.iter().map(|text| Setting::parse(text));
+        Ok(Self {
+            settings: settings.collect::<anyhow::Result<_>>()?,
+            engine: match args.engine {
+                EngineName::Interp => Engine::Interpreter,
+                EngineName::Jit => Engine::Jit,
+            },
+            containment: containment(args.checked),
+            perf_map: if args.perf_map {
+                PerfMap::Write
+            } else {
+                PerfMap::None
+            },
+        })
+    }
 }
 
 /// Whether to tell `perf` where machine code lies.
@@ -141,7 +171,7 @@ pub(crate) enum Report {
 impl RunPlan {
     /// The plan that `args` amount to.
     pub(crate) fn new(args: RunArgs) -> anyhow::Result<Self> {
-        let settings = settings(&args.settings)?;
+        let execution = Execution::new(&args.execution)?;
         let topology = topology(&args.topology)?;
         let workload = workload(args.workload.as_deref(), &topology)?;
         let mut sim = SimConfig::new(topology, workload);
@@ -151,7 +181,6 @@ impl RunPlan {
             object: Source::object(&args.objects)?,
             topology: args.topology,
             sim,
-            settings,
             arena_limit: args.arena_limit,
             arena_fail: match args.arena_fail {
                 None => FailedAllocs::None,
@@ -163,9 +192,7 @@ impl RunPlan {
                     seed: args.seed,
                 },
             },
-            engine: engine(args.engine),
-            containment: containment(args.checked),
-            perf_map: perf_map(args.perf_map),
+            execution,
             report: if args.quiet {
                 Report::Nothing
             } else {
@@ -175,30 +202,11 @@ impl RunPlan {
     }
 }
 
-fn settings(texts: &[String]) -> anyhow::Result<Vec<Setting>> {
-    texts.iter().map(|text| Setting::parse(text)).collect()
-}
-
-const fn engine(name: EngineName) -> Engine {
-    match name {
-        EngineName::Interp => Engine::Interpreter,
-        EngineName::Jit => Engine::Jit,
-    }
-}
-
 const fn containment(checked: bool) -> Containment {
     if checked {
         Containment::Check
     } else {
         Containment::Mask
-    }
-}
-
-const fn perf_map(asked_for: bool) -> PerfMap {
-    if asked_for {
-        PerfMap::Write
-    } else {
-        PerfMap::None
     }
 }
 
@@ -234,12 +242,8 @@ pub(crate) struct ProgRunPlan {
     pub(crate) context: Vec<u8>,
     /// Where to write what it made of that: created before anything runs.
     pub(crate) context_to: Option<(String, File)>,
-    /// Values to set before the run, in the order given.
-    pub(crate) settings: Vec<Setting>,
     /// How it is executed.
-    pub(crate) engine: Engine,
-    pub(crate) containment: Containment,
-    pub(crate) perf_map: PerfMap,
+    pub(crate) execution: Execution,
     /// How to report.
     pub(crate) format: Format,
 }
@@ -247,7 +251,7 @@ pub(crate) struct ProgRunPlan {
 impl ProgRunPlan {
     /// The plan that `args` amount to.
     pub(crate) fn new(args: ProgRunArgs) -> anyhow::Result<Self> {
-        let settings = settings(&args.settings)?;
+        let execution = Execution::new(&args.execution)?;
         let object = Source::object(std::slice::from_ref(&args.object))?;
         let context = match &args.data_in {
             None => Vec::new(),
@@ -263,10 +267,7 @@ impl ProgRunPlan {
             program: args.name,
             context,
             context_to: args.data_out.as_deref().map(create).transpose()?,
-            settings,
-            engine: engine(args.engine),
-            containment: containment(args.checked),
-            perf_map: perf_map(args.perf_map),
+            execution,
             format: args.format,
         })
     }

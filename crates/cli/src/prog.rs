@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use harena_kernel::{LoadOptions, SyscallProgram};
+use harena_kernel::SyscallProgram;
 use harena_report::ProgramRun;
 use harena_vm::StreamId;
 
@@ -16,7 +16,7 @@ use crate::{Failure, object, output, perf_map};
 pub(crate) fn run(plan: ProgRunPlan) -> Result<Status, Failure> {
     let mut program = load(&plan)?;
     tell_jit_refused(program.object().vm().jit_refused());
-    if plan.perf_map == PerfMap::Write {
+    if plan.execution.perf_map == PerfMap::Write {
         perf_map::write(&program.object().vm().code_ranges(), "bpf_prog_")?;
     }
     let mut context = plan.context;
@@ -63,12 +63,7 @@ pub(crate) fn run(plan: ProgRunPlan) -> Result<Status, Failure> {
 
 fn load(plan: &ProgRunPlan) -> Result<SyscallProgram, Failure> {
     let object = object::parse(&plan.object)?;
-    let options = LoadOptions {
-        sets: object::settings(&object, &plan.settings),
-        engine: plan.engine,
-        containment: plan.containment,
-        ..LoadOptions::default()
-    };
+    let options = object::options(&object, &plan.execution);
     SyscallProgram::load(object, &plan.program, &options)
         .map_err(|error| Failure::bad_input(format!("object `{}`", plan.object.name), error))
 }

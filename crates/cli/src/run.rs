@@ -28,7 +28,7 @@ pub(crate) fn run(plan: &RunPlan) -> Result<Status, Failure> {
     if plan.report != Report::Nothing {
         tell_jit_refused(simulation.scheduler().jit_refused());
     }
-    if plan.perf_map == PerfMap::Write {
+    if plan.execution.perf_map == PerfMap::Write {
         let scheduler = simulation.scheduler();
         let prefix = format!("bpf_prog_{}_", scheduler.config().name);
         perf_map::write(&scheduler.code_ranges(), &prefix)?;
@@ -77,13 +77,10 @@ fn tell_notes(plan: &RunPlan) {
 fn prepare(plan: &RunPlan) -> Result<Box<Simulation<BpfScheduler>>, Failure> {
     let object = object::parse(&plan.object)?;
     let options = LoadOptions {
-        sets: object::settings(&object, &plan.settings),
         hz: plan.sim.hz,
         arena_limit: plan.arena_limit,
         arena_fail: plan.arena_fail,
-        engine: plan.engine,
-        containment: plan.containment,
-        ..LoadOptions::default()
+        ..object::options(&object, &plan.execution)
     };
     let (scheduler, image) =
         BpfScheduler::load(object, &options, &plan.sim.topology).map_err(|error| {

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::escape;
 use crate::results::SourceLine;
+use crate::text::write_source;
 
 /// Characters an instruction may have before what is said of it is moved to the right.
 const TEXT_WIDTH: usize = 40;
@@ -83,7 +84,8 @@ pub struct NativeInsn {
     /// Its offset in the program's code.
     pub offset: u32,
     /// Its bytes, in hexadecimal.
-    pub bytes: String,
+    #[serde(serialize_with = "crate::hex::serialize")]
+    pub bytes: Vec<u8>,
     /// Its text.
     pub text: String,
 }
@@ -102,9 +104,11 @@ impl Disassembly {
                 writeln!(out, "\n  {name}: {} bytes of stack", function.stack)?;
                 source = None;
             }
-            if insn.source.is_some() && insn.source.as_ref() != source {
-                source = insn.source.as_ref();
-                write_source(out, source)?;
+            if let Some(line) = &insn.source
+                && source != Some(line)
+            {
+                source = Some(line);
+                write_source(out, "  ; ", line)?;
             }
             insn.write_text(out)?;
         }
@@ -139,15 +143,6 @@ impl InsnInfo {
         }
         Ok(())
     }
-}
-
-fn write_source(out: &mut String, source: Option<&SourceLine>) -> fmt::Result {
-    let Some(source) = source else { return Ok(()) };
-    write!(out, "  ; {}:{}", escape(&source.file), source.line)?;
-    if !source.text.is_empty() {
-        write!(out, ": {}", escape(source.text.trim()))?;
-    }
-    writeln!(out)
 }
 
 fn write_native(out: &mut String, title: &str, insns: &[NativeInsn]) -> fmt::Result {

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::disassembly::Disassembly;
 use crate::table::Table;
-use crate::{escape, json, units};
+use crate::{escape, json, text, units};
 
 /// One object file.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -134,10 +134,7 @@ impl Inspection {
     /// For a person.
     #[must_use]
     pub fn to_text(&self) -> String {
-        let mut out = String::new();
-        self.write_text(&mut out)
-            .expect("writing to a String cannot fail");
-        out
+        text(|out| self.write_text(out))
     }
 
     /// For a program.

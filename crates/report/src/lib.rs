@@ -16,6 +16,7 @@
 
 mod disassembly;
 mod escape;
+mod hex;
 mod inspection;
 mod program_run;
 mod results;
@@ -33,6 +34,13 @@ pub use results::{
     ArenaUse, Counts, CpuUse, Exit, Group, Latency, Machine, Output, Results, Scheduler,
     SourceLine, Stall, Violation, Workload,
 };
+
+/// What this writes.
+fn text(write: impl FnOnce(&mut String) -> std::fmt::Result) -> String {
+    let mut out = String::new();
+    write(&mut out).expect("writing to a String cannot fail");
+    out
+}
 
 /// Pretty JSON with a line break at its end.
 fn json(value: &impl serde::Serialize) -> String {

@@ -4,9 +4,10 @@ use std::fmt::{self, Write};
 
 use serde::Serialize;
 
+use crate::hex::{self, Hex};
 use crate::results::{Output, Violation};
 use crate::text::{plural, write_outputs, write_violations};
-use crate::{escape, json};
+use crate::{escape, json, text};
 
 /// Bytes of a context on a line of text.
 const ROW: usize = 16;
@@ -25,7 +26,7 @@ pub struct ProgramRun {
     /// BPF instructions executed.
     pub insns: u64,
     /// The context afterwards, in hexadecimal.
-    #[serde(serialize_with = "hex")]
+    #[serde(serialize_with = "hex::serialize")]
     pub context: Vec<u8>,
     /// The file that holds it, if it was written to one: the text does not repeat it.
     #[serde(skip)]
@@ -38,31 +39,11 @@ pub struct ProgramRun {
     pub output: Vec<Output>,
 }
 
-fn hex<S: serde::Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&Hex(bytes, ""))
-}
-
-/// Bytes in hexadecimal, with this between them.
-struct Hex<'a>(&'a [u8], &'a str);
-
-impl fmt::Display for Hex<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, byte) in self.0.iter().enumerate() {
-            let between = if index == 0 { "" } else { self.1 };
-            write!(f, "{between}{byte:02x}")?;
-        }
-        Ok(())
-    }
-}
-
 impl ProgramRun {
     /// For a person.
     #[must_use]
     pub fn to_text(&self) -> String {
-        let mut out = String::new();
-        self.write_text(&mut out)
-            .expect("writing to a String cannot fail");
-        out
+        text(|out| self.write_text(out))
     }
 
     /// For a program.

@@ -234,7 +234,8 @@ pub struct ArenaUse {
     pub faults_recovered: u64,
     /// Pages that the run allowed it to use: all, unless it had a limit.
     pub limit_pages: u64,
-    /// Reports of such accesses that found no room in the program's stream or on the way there.
+    /// Reports of such accesses and of refused frees that found no room in the program's stream or
+    /// on the way there.
     pub reports_dropped: u64,
     /// Page allocations that failed on purpose.
     pub allocs_failed: u64,

@@ -5,9 +5,9 @@
 
 use std::fmt::{self, Write};
 
-use crate::results::{Counts, CpuUse, Output, Results, Violation};
+use crate::results::{Counts, CpuUse, Output, Results, SourceLine, Violation};
 use crate::table::Table;
-use crate::{escape, escape_lines, json, units};
+use crate::{escape, escape_lines, json, text, units};
 
 /// Above so many CPUs the table has a row per last-level cache.
 const CPU_ROWS_MAX: usize = 32;
@@ -24,10 +24,7 @@ impl Results {
     /// The whole report for a person, ending with a line break.
     #[must_use]
     pub fn to_text(&self) -> String {
-        let mut out = String::new();
-        self.write_text(&mut out)
-            .expect("writing to a String cannot fail");
-        out
+        text(|out| self.write_text(out))
     }
 
     /// The JSON report, ending with a line break.
@@ -333,14 +330,19 @@ fn write_violation(out: &mut String, v: &Violation) -> fmt::Result {
         write!(out, " of program {}", escape(&v.program))?;
     }
     writeln!(out, ", insn {}", v.insn)?;
-    if let Some(source) = &v.source {
-        write!(out, "       {}:{}", escape(&source.file), source.line)?;
-        if !source.text.is_empty() {
-            write!(out, ": {}", escape(source.text.trim()))?;
-        }
-        writeln!(out)?;
+    match &v.source {
+        Some(source) => write_source(out, "       ", source),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// A line of source, on a line of its own behind `lead`.
+pub(crate) fn write_source(out: &mut String, lead: &str, source: &SourceLine) -> fmt::Result {
+    write!(out, "{lead}{}:{}", escape(&source.file), source.line)?;
+    if !source.text.is_empty() {
+        write!(out, ": {}", escape(source.text.trim()))?;
+    }
+    writeln!(out)
 }
 
 /// Foreign text, quoted line by line, at most `max` of them.
