@@ -22,6 +22,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::analysis::forward::{Facts, Program};
 use crate::analysis::live::{RegSet, writes};
 use crate::code::{Class, Op, OpCode};
 
@@ -77,13 +78,6 @@ enum Branches {
 struct Bases<'a> {
     branches: Branches,
     ops: &'a [Op],
-    /// Operations of the block that begins at each slot, else 0.
-    blocks: &'a [u32],
-    /// Number of the block that begins at each slot, among blocks.
-    numbers: Vec<u32>,
-    /// Before each block that is reached, by its number.
-    before: Vec<Option<State>>,
-    work: Vec<usize>,
     /// Where the address of each memory operation is, its offset included.
     found: Vec<Base>,
     /// What each operation leaves in its destination.
@@ -134,104 +128,53 @@ pub fn reached(ops: &[Op], blocks: &[u32], functions: &[u32]) -> Vec<bool> {
 }
 
 fn solve<'a>(ops: &'a [Op], blocks: &'a [u32], functions: &[u32], branches: Branches) -> Bases<'a> {
-    assert_eq!(ops.len(), blocks.len());
-    let mut count = 0u32;
-    let numbers = blocks.iter().map(|len| {
-        let number = count;
-        count += u32::from(*len != 0);
-        number
-    });
-    let numbers = numbers.collect();
     let mut bases = Bases {
         branches,
         ops,
-        blocks,
-        numbers,
-        before: vec![None; count as usize],
-        work: Vec::new(),
         found: vec![Base::Unknown; ops.len()],
         made: vec![Base::Unknown; ops.len()],
         reached: vec![false; ops.len()],
     };
     let mut entry = unknown();
     entry[1] = Base::Context(0);
-    bases.reach(0, &entry);
-    let inside = |start: &&u32| **start != 0 && (**start as usize) < ops.len();
-    for start in functions.iter().filter(inside) {
-        bases.reach(*start as usize, &unknown());
-    }
-    while let Some(block) = bases.work.pop() {
-        bases.block(block);
-    }
+    let inside = functions.iter().map(|start| *start as usize);
+    let inside = inside.filter(|start| *start != 0 && *start < ops.len());
+    let entries = [(0, entry)]
+        .into_iter()
+        .chain(inside.map(|start| (start, unknown())));
+    Program { ops, blocks }.solve(&mut bases, entries);
     bases
 }
 
-impl Bases<'_> {
-    /// Control reaches a block with this state.
-    fn reach(&mut self, block: usize, state: &State) {
-        assert_ne!(self.blocks[block], 0, "control arrives at blocks only");
-        let before = &mut self.before[self.numbers[block] as usize];
-        let Some(known) = before else {
-            *before = Some(*state);
-            self.work.push(block);
-            return;
-        };
-        let mut joined = *known;
-        for (mine, theirs) in joined.iter_mut().zip(state) {
-            if *mine != *theirs {
+impl Facts for Bases<'_> {
+    type State = State;
+
+    fn unknown(&self) -> State {
+        unknown()
+    }
+
+    fn join(&self, known: &mut State, other: &State) -> bool {
+        let mut changed = false;
+        for (mine, theirs) in known.iter_mut().zip(other) {
+            if *mine != *theirs && *mine != Base::Unknown {
                 *mine = Base::Unknown;
+                changed = true;
             }
         }
-        if joined != *known {
-            *known = joined;
-            self.work.push(block);
-        }
+        changed
     }
 
-    /// Goes through a block, and on to those behind it.
-    fn block(&mut self, start: usize) {
-        let Some(mut state) = self.before[self.numbers[start] as usize] else {
-            return;
-        };
-        let mut slot = start;
-        for _ in 1..self.blocks[start] {
-            self.step(slot, &mut state);
-            slot = self.behind(slot);
-        }
-        self.step(slot, &mut state);
-        let op = self.ops[slot];
-        let target = op.off.cast_unsigned() as usize;
-        match op.code.class() {
-            Class::Exit | Class::End => return,
-            Class::Jump => return self.reach(target, &state),
-            Class::Branch => match self.decided(&op, &state) {
-                None => self.reach(target, &state),
-                Some(true) => return self.reach(target, &state),
-                Some(false) => {}
-            },
-            Class::CallFunction => self.reach(target, &unknown()),
-            Class::AluK | Class::AluX | Class::Move | Class::Set | Class::Call => {}
-            Class::CastToKernel | Class::CastToUser => {}
-            Class::Load | Class::Store | Class::Atomic => {}
-        }
-        let next = self.behind(slot);
-        self.reach(next, &state);
-    }
-
-    /// Whether a branch is taken, if that is certain and matters.
-    fn decided(&self, op: &Op, state: &State) -> Option<bool> {
-        match (self.branches, state[usize::from(op.dst)]) {
+    /// A comparison of constants that is certain goes one way, if that matters.
+    fn branch(&self, slot: usize, state: State) -> [Option<State>; 2] {
+        let op = &self.ops[slot];
+        let decided = match (self.branches, state[usize::from(op.dst)]) {
             (Branches::Decided, Base::Address(number)) => is_taken(op, number),
             (Branches::Decided | Branches::Both, _) => None,
-        }
-    }
-
-    /// The slot behind an operation.
-    fn behind(&self, slot: usize) -> usize {
-        slot + if self.ops[slot].code == OpCode::LdImm64 {
-            2
-        } else {
-            1
+        };
+        match decided {
+            None => [Some(state), Some(state)],
+            Some(true) => [None, Some(state)],
+            Some(false) => [Some(state), None],
         }
     }
 
