@@ -80,6 +80,10 @@ pub struct Context {
 /// Bits of a guest address that masked accesses keep.
 pub const GUEST_BITS: u32 = 36;
 
+/// Bits of an index that may be added to a guest address which was cut before: so much host memory
+/// behind the guest, and 64 KiB more for an offset, faults.
+pub const INDEX_BITS: u8 = 36;
+
 /// Guest bytes that share one bound, as a power of two.
 pub const UNIT_SHIFT: u32 = 29;
 /// Units that may have bounds.

@@ -31,7 +31,7 @@ mod x86_64;
 
 pub use contained::Contained;
 pub use context::{
-    BOUNDS_DISTANCE, BOUNDS_SIZE, BoundOf, Context, FRAMES_MAX, GUEST_BITS, UNIT_SHIFT,
+    BOUNDS_DISTANCE, BOUNDS_SIZE, BoundOf, Context, FRAMES_MAX, GUEST_BITS, INDEX_BITS, UNIT_SHIFT,
     bounds_offset, reply, status,
 };
 pub use image::{

@@ -25,11 +25,12 @@
 //! ```
 //!
 //! The whole is a power of two at a multiple of itself, so that an address can be *cut* to lie
-//! in it: see [`contained`]. A margin on both sides holds what an offset of 16 bits leads to,
-//! and, further away, the bounds that machine code compares with.
+//! in it: see [`contained`]. A margin before it holds what an offset of 16 bits leads to, and,
+//! further away, the bounds that machine code compares with; the one behind it is as large as
+//! the guest, for offsets and for indices that machine code adds to addresses which are cut.
 
 use harena_abi::KernAddr;
-use harena_jit::GUEST_BITS;
+use harena_jit::{GUEST_BITS, INDEX_BITS};
 
 const GIB: u64 = 1 << 30;
 
@@ -49,10 +50,12 @@ pub const ARENA_STRIDE: u64 = 5 * GIB;
 pub const ARENA_COUNT: usize = 8;
 /// Bytes of guest addresses one VM has.
 pub const GUEST_LEN: u64 = 1 << GUEST_BITS;
-/// Host memory on either side of them, in which nothing lies but the bounds.
+/// Host memory before them, in which nothing lies but the bounds.
 pub const MARGIN: u64 = 2 << 20;
+/// Host memory behind them, in which nothing lies: where the sum of an address and an index leads.
+pub const MARGIN_BEHIND: u64 = (1 << INDEX_BITS) + (1 << 20);
 /// Bytes of host address space one VM reserves.
-pub const RESERVATION_LEN: u64 = GUEST_LEN + 2 * MARGIN;
+pub const RESERVATION_LEN: u64 = MARGIN + GUEST_LEN + MARGIN_BEHIND;
 
 const _: () = assert!(GUEST_BASE.is_multiple_of(GUEST_LEN));
 const _: () = assert!(24 * GIB + ARENA_STRIDE * ARENA_COUNT as u64 <= GUEST_LEN);

@@ -34,7 +34,7 @@ use crate::error::{MemFault, OutOfGuestMemory, VmCreateError};
 use crate::exec::access::Atomic;
 use crate::layout::{
     ARENA_COUNT, ARENA_STRIDE, ARENAS_START, GUEST_BASE, GUEST_LEN, HEAP_END, HEAP_START,
-    HEAP_WRITABLE, MARGIN, PERCPU_STRIDE, RESERVATION_LEN, Region, contained,
+    HEAP_WRITABLE, MARGIN, MARGIN_BEHIND, PERCPU_STRIDE, RESERVATION_LEN, Region, contained,
 };
 use crate::region::RegionAlloc;
 
@@ -331,11 +331,11 @@ impl GuestMem {
         self.base.as_ptr().expose_provenance() as u64
     }
 
-    /// Host addresses at which a masked access may fault: the guest's, and what an offset leads
-    /// to from there.
+    /// Host addresses at which a masked access may fault: the guest's, and what an offset or an
+    /// index leads to from there.
     pub(crate) fn reach(&self) -> Range<usize> {
         let start = self.base.as_ptr().expose_provenance();
-        start - (1 << 16)..start + host_size(GUEST_LEN) + (1 << 16)
+        start - (1 << 16)..start + host_size(GUEST_LEN + MARGIN_BEHIND)
     }
 
     /// How programs are contained.

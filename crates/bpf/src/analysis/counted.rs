@@ -1,11 +1,12 @@
 //! Registers that count from a constant to another one and stop there: compilers turn the `<` of
 //! a loop into `!=`, which alone bounds nothing.
 //!
-//! A register *counts to* `last` if constants are all that is ever written to it, but for one
-//! addition of a constant, behind which its block ends with a comparison for equality with `last`;
-//! if from each constant so many steps lead exactly there; and if neither from any function's
-//! start nor from where it was equal a way leads to the addition that does not pass one of the
-//! constants. Then it is at most `last` wherever it was given a constant before.
+//! An addition of a constant to a register, behind which its block ends with a comparison for
+//! equality with `last`, *counts to* `last`, if the register holds there either what the addition
+//! itself left, when it was not equal, or one of certain constants, from each of which so many steps
+//! lead exactly there. So no way may lead to it from any function's start, from anything else
+//! that writes the register, nor from where it was equal, that does not pass one of these constants.
+//! Then it leaves at most `last`.
 #![cfg_attr(
     not(test),
     expect(
@@ -29,39 +30,57 @@ pub(super) struct Counter {
     pub(super) width: u8,
 }
 
+/// Operations that are looked at for counters, at most: programs with very many additions in front
+/// of comparisons have some that are not found.
+const WORK_MAX: usize = 1 << 24;
+
 /// All registers of a program that count.
 pub(super) fn counters(program: Program<'_>, functions: &[u32]) -> Vec<Counter> {
-    (0..10)
-        .filter_map(|reg| counter(program, functions, reg))
-        .collect()
-}
-
-fn counter(program: Program<'_>, functions: &[u32], reg: u8) -> Option<Counter> {
-    let ops = program.ops;
-    let mut constants = Vec::new();
-    let mut step = None;
-    for (slot, op) in ops.iter().enumerate().filter(|(_, op)| may_write(op, reg)) {
-        match op.code {
-            OpCode::Mov32K => constants.push((slot, op.imm & 0xffff_ffff)),
-            OpCode::Mov64K | OpCode::LdImm64 => constants.push((slot, op.imm)),
-            OpCode::Add64K if step.is_none() => step = Some(slot),
-            _ => return None,
+    let mut work = 0;
+    let mut found = Vec::new();
+    for step in 0..program.ops.len() {
+        if let Some((last, equal)) = goal(program, step) {
+            work += program.ops.len();
+            if work > WORK_MAX {
+                break;
+            }
+            found.extend(counter(program, functions, step, last, equal));
         }
     }
-    let step = step?;
-    let (last, equal) = goal(program, step, reg)?;
-    let by = ops[step].imm;
-    let leads_there = |(_, from): &(usize, u64)| {
-        let way = last.checked_sub(*from);
+    found
+}
+
+fn counter(
+    program: Program<'_>,
+    functions: &[u32],
+    step: usize,
+    last: u64,
+    equal: usize,
+) -> Option<Counter> {
+    let ops = program.ops;
+    let (reg, by) = (ops[step].dst, ops[step].imm);
+    let leads_there = |from: u64| {
+        let way = last.checked_sub(from);
         way.is_some_and(|way| way > 0 && way % by == 0)
     };
-    if by == 0 || !constants.iter().all(leads_there) {
-        return None;
-    }
+    // Where the register may be anything.
     let starts = functions.iter().map(|start| *start as usize);
-    let starts = starts.filter(|start| *start < ops.len()).chain([0, equal]);
-    let constants: Vec<usize> = constants.iter().map(|(slot, _)| *slot).collect();
-    if leads_to(program, starts.collect(), &constants, step) {
+    let starts = starts.filter(|start| *start < ops.len());
+    let mut starts: Vec<usize> = starts.chain([0, equal]).collect();
+    let mut constants = Vec::new();
+    for (slot, op) in ops.iter().enumerate().filter(|(_, op)| may_write(op, reg)) {
+        let constant = match op.code {
+            OpCode::Mov32K => Some(op.imm & 0xffff_ffff),
+            OpCode::Mov64K | OpCode::LdImm64 => Some(op.imm),
+            _ => None,
+        };
+        if constant.is_some_and(leads_there) {
+            constants.push(slot);
+        } else if slot != step {
+            starts.push(program.behind(slot));
+        }
+    }
+    if leads_to(program, starts, &constants, step) {
         return None;
     }
     Some(Counter {
@@ -79,9 +98,14 @@ fn may_write(op: &Op, reg: u8) -> bool {
     certain || clobbered || (is_atomic && op.result() == Some(reg))
 }
 
-/// The number that a register is compared with at the end of the block of its step, and where it
-/// goes on when it is equal.
-fn goal(program: Program<'_>, step: usize, reg: u8) -> Option<(u64, usize)> {
+/// If an operation adds a constant to a register and its block ends with a comparison of that
+/// register: the number, and where it goes on when it is equal.
+fn goal(program: Program<'_>, step: usize) -> Option<(u64, usize)> {
+    let op = program.ops[step];
+    let reg = op.dst;
+    if op.code != OpCode::Add64K || op.imm == 0 {
+        return None;
+    }
     let mut slot = program.behind(step);
     while program.blocks.get(slot) == Some(&0) {
         let op = program.ops[slot];
@@ -89,6 +113,7 @@ fn goal(program: Program<'_>, step: usize, reg: u8) -> Option<(u64, usize)> {
         match op.code {
             OpCode::Jeq64K if op.dst == reg => return Some((op.imm, target)),
             OpCode::Jne64K if op.dst == reg => return Some((op.imm, program.behind(slot))),
+            _ if may_write(&op, reg) => return None,
             _ => slot = program.behind(slot),
         }
     }

@@ -374,6 +374,10 @@ mod tests {
             let counters = counters(program, &[0]);
             assert!(counters.is_empty(), "{text}");
         }
+        // What it held before does not matter.
+        let text =
+            "r2 = r1; *(u64 *)(r10 - 8) = r2; r2 = 0; again: r2 += 8; if r2 != 64 goto again; exit";
+        assert!(at_exits(text, &[0], 2)[0] <= 32);
         // A callee begins with anything, also where its caller's constant would do.
         let text = "r2 = 0; call f; exit; f: r2 += 8; if r2 != 64 goto f; exit";
         assert_eq!(at_exits(text, &[0, 3], 2)[1], 7, "equal when it leaves");

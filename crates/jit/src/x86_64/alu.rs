@@ -20,6 +20,31 @@ fn imm8(op: &Op) -> i8 {
     (low & 63).cast_signed()
 }
 
+/// Whether an operation divides.
+pub(super) fn is_division(code: OpCode) -> bool {
+    matches!(
+        code,
+        OpCode::Div64K | OpCode::Div32K | OpCode::Mod64K | OpCode::Mod32K
+    ) || matches!(
+        code,
+        OpCode::SDiv64K | OpCode::SDiv32K | OpCode::SMod64K | OpCode::SMod32K
+    ) || matches!(
+        code,
+        OpCode::Div64X | OpCode::Div32X | OpCode::Mod64X | OpCode::Mod32X
+    ) || matches!(
+        code,
+        OpCode::SDiv64X | OpCode::SDiv32X | OpCode::SMod64X | OpCode::SMod32X
+    )
+}
+
+/// Whether an operation shifts by a register.
+pub(super) fn is_shift(code: OpCode) -> bool {
+    matches!(
+        code,
+        OpCode::Lsh64X | OpCode::Lsh32X | OpCode::Rsh64X | OpCode::Rsh32X
+    ) || matches!(code, OpCode::Arsh64X | OpCode::Arsh32X)
+}
+
 impl Emitter<'_> {
     /// What a `Set` operation sets.
     pub(super) fn constant(&self, op: &Op) -> u64 {
@@ -106,12 +131,7 @@ impl Emitter<'_> {
             OpCode::Swap64 => emit!(bswap Rq(d)),
             OpCode::Swap32 => emit!(bswap Rd(d)),
             OpCode::Swap16 => emit!(rol Rw(d), 8 ; movzx Rd(d), Rw(d)),
-            OpCode::Div64K | OpCode::Div32K | OpCode::Mod64K | OpCode::Mod32K => {
-                self.divide_by_constant(op);
-            }
-            OpCode::SDiv64K | OpCode::SDiv32K | OpCode::SMod64K | OpCode::SMod32K => {
-                self.divide_by_constant(op);
-            }
+            code if is_division(code) => self.divide_by_constant(op),
             _ => unreachable!("{:?} takes no immediate", op.code),
         }
     }
@@ -135,16 +155,8 @@ impl Emitter<'_> {
             OpCode::And32X => emit!(and Rd(d), Rd(s)),
             OpCode::Xor64X => emit!(xor Rq(d), Rq(s)),
             OpCode::Xor32X => emit!(xor Rd(d), Rd(s)),
-            OpCode::Lsh64X | OpCode::Lsh32X | OpCode::Rsh64X | OpCode::Rsh32X => {
-                self.shift(op.code, d, s);
-            }
-            OpCode::Arsh64X | OpCode::Arsh32X => self.shift(op.code, d, s),
-            OpCode::Div64X | OpCode::Div32X | OpCode::Mod64X | OpCode::Mod32X => {
-                self.divide_by_register(op, s);
-            }
-            OpCode::SDiv64X | OpCode::SDiv32X | OpCode::SMod64X | OpCode::SMod32X => {
-                self.divide_by_register(op, s);
-            }
+            code if is_shift(code) => self.shift(code, d, s),
+            code if is_division(code) => self.divide_by_register(op, s),
             _ => unreachable!("{:?} takes no register", op.code),
         }
     }

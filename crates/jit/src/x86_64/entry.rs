@@ -49,6 +49,9 @@ impl Emitter<'_> {
         for (role, reg) in roles {
             self.load_role(role, reg);
         }
+        for reg in 0..10 {
+            self.anchor(reg);
+        }
         dynasm!(self.asm(); .arch x64
             ; call QWORD [Rq(CTX) + field!(target)]
             ; mov [Rq(CTX) + field!(left)], Rq(LEFT)

@@ -12,6 +12,7 @@
 use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi, dynasm};
 use harena_bpf::code::{AtomicOp, Class, Op, OpCode};
 
+use super::address::{Address, Index};
 use super::alu::imm32;
 use super::role::Role;
 use super::{CTX, Emitter, FRAME, NATIVE, R10, RAX, RareKind, T0, T1};
@@ -86,14 +87,21 @@ impl Emitter<'_> {
             self.access_at(op, Mem::Index(base, delta, op.off));
             return;
         }
+        let plan = self.addresses.of(slot as usize);
         let resume = self.asm().new_dynamic_label();
+        let keeps_temp = plan.keeps;
         let what = RareKind::Access {
             resume,
             faults_at: None,
+            keeps_temp,
         };
         let rare = self.rare(slot, what);
         let index = self.rare.len() - 1;
-        match self.place(op, contained, rare) {
+        if let Some(reg) = plan.saves {
+            let reg = NATIVE[usize::from(reg)];
+            dynasm!(self.asm(); .arch x64; mov Rq(T0), Rq(reg));
+        }
+        match self.place(op, contained, plan.address, rare) {
             Some((mem, may_fault)) => {
                 let mem = match op.code.class() {
                     Class::Atomic => self.check_alignment(op, mem, rare),
@@ -104,6 +112,7 @@ impl Emitter<'_> {
                     let what = RareKind::Access {
                         resume,
                         faults_at: Some(at),
+                        keeps_temp,
                     };
                     self.rare[index].what = what;
                 }
@@ -114,15 +123,24 @@ impl Emitter<'_> {
     }
 
     /// Where the access goes, and whether it may fault; `None`: the host makes it.
-    fn place(&mut self, op: &Op, contained: Contained, rare: DynamicLabel) -> Option<(Mem, bool)> {
+    fn place(
+        &mut self,
+        op: &Op,
+        contained: Contained,
+        address: Address,
+        rare: DynamicLabel,
+    ) -> Option<(Mem, bool)> {
         match contained {
             Contained::Frame(off) => Some((Mem::Base(FRAME, off), false)),
             Contained::Host => None,
             Contained::Arena => {
-                let reg = NATIVE[usize::from(base_of(op))];
-                dynasm!(self.asm(); .arch x64; mov Rd(T0), Rd(reg));
+                let mut reg = NATIVE[usize::from(base_of(op))];
+                if address != Address::Whole {
+                    dynasm!(self.asm(); .arch x64; mov Rd(T0), Rd(reg));
+                    reg = T0;
+                }
                 let arena = self.role(Role::Arena, T1);
-                Some((Mem::Index(arena, T0, op.off), true))
+                Some((Mem::Index(arena, reg, op.off), true))
             }
             Contained::Proven => {
                 let reg = NATIVE[usize::from(base_of(op))];
@@ -130,28 +148,53 @@ impl Emitter<'_> {
                 let delta = self.role(Role::Delta, T1);
                 Some((Mem::Index(delta, T0, op.off), false))
             }
-            Contained::Masked => Some((self.masked(op), true)),
+            Contained::Masked => Some((self.masked(op, address), true)),
             Contained::Bound => Some((self.checked(op, rare), false)),
         }
     }
 
     /// An access anywhere in the guest; what is not there faults.
-    fn masked(&mut self, op: &Op) -> Mem {
-        const CUT: i8 = 28;
-        const _: () = assert!(CUT as u32 + GUEST_BITS == 64);
-        let base = NATIVE[usize::from(base_of(op))];
-        if self.compiler.features.bmi2 {
-            let bits = self.role(Role::Bits, T1);
-            dynasm!(self.asm(); .arch x64; bzhi Rq(T0), Rq(base), Rq(bits));
-        } else {
-            dynasm!(self.asm(); .arch x64
-                ; mov Rq(T0), Rq(base)
-                ; shl Rq(T0), CUT
-                ; shr Rq(T0), CUT
-            );
+    fn masked(&mut self, op: &Op, address: Address) -> Mem {
+        if let Address::Anchored(anchor, index) = address {
+            let anchor = self.addresses.anchor(anchor);
+            let anchor = anchor.expect("plans name anchors that are there");
+            return match index {
+                Index::None => Mem::Base(anchor, op.off),
+                Index::Reg(reg) => Mem::Index(anchor, NATIVE[usize::from(reg)], op.off),
+                Index::Saved(..) => Mem::Index(anchor, T0, op.off),
+            };
+        }
+        if address != Address::Held {
+            self.cut(T0, base_of(op));
         }
         let guest = self.role(Role::Guest, T1);
         Mem::Index(guest, T0, op.off)
+    }
+
+    /// Puts the part of a register's value that is an offset in the guest into a machine register.
+    fn cut(&mut self, into: u8, reg: u8) {
+        const CUT: i8 = 28;
+        const _: () = assert!(CUT as u32 + GUEST_BITS == 64);
+        let reg = NATIVE[usize::from(reg)];
+        if self.compiler.features.bmi2 {
+            let bits = self.role(Role::Bits, T1);
+            dynasm!(self.asm(); .arch x64; bzhi Rq(into), Rq(reg), Rq(bits));
+        } else {
+            dynasm!(self.asm(); .arch x64
+                ; mov Rq(into), Rq(reg)
+                ; shl Rq(into), CUT
+                ; shr Rq(into), CUT
+            );
+        }
+    }
+
+    /// Makes the host address of a register anew, if it is an anchor.
+    pub(super) fn anchor(&mut self, reg: u8) {
+        if let Some(anchor) = self.addresses.anchor(reg) {
+            self.cut(anchor, reg);
+            let guest = self.role(Role::Guest, T1);
+            dynasm!(self.asm(); .arch x64; add Rq(anchor), Rq(guest));
+        }
     }
 
     /// The register of a constant, loaded into `temp` if it has none.
@@ -319,7 +362,13 @@ impl Emitter<'_> {
     }
 
     /// The rare path of a memory operation: the host makes it.
-    pub(super) fn access(&mut self, slot: u32, resume: DynamicLabel, fault: Option<(u32, u32)>) {
+    pub(super) fn access(
+        &mut self,
+        slot: u32,
+        resume: DynamicLabel,
+        fault: Option<(u32, u32)>,
+        keeps_temp: bool,
+    ) {
         let op = self.source.ops[slot as usize];
         let result = op.result();
         if let Some((fault_pc, resume_pc)) = fault {
@@ -329,6 +378,10 @@ impl Emitter<'_> {
                 resume_pc,
                 zero_reg,
             });
+        }
+        if keeps_temp {
+            // Twice, so that the stack stays aligned.
+            dynasm!(self.asm(); .arch x64; push Rq(T0); push Rq(T0));
         }
         let base = self.value(base_of(&op), T0);
         if base != T0 {
@@ -347,6 +400,9 @@ impl Emitter<'_> {
         if let Some(reg) = result {
             let reg = NATIVE[usize::from(reg)];
             dynasm!(self.asm(); .arch x64; mov Rq(reg), Rq(T0));
+        }
+        if keeps_temp {
+            dynasm!(self.asm(); .arch x64; pop Rq(T0); pop Rq(T0));
         }
         dynasm!(self.asm(); .arch x64; jmp =>resume);
     }

@@ -20,6 +20,7 @@
     reason = "each family of operations has its own match of the 170 codes"
 )]
 
+mod address;
 mod alu;
 mod call;
 mod divide;
@@ -35,6 +36,7 @@ use harena_bpf::analysis::{self, Arena, RegSet};
 use harena_bpf::code::{Class, Op, OpCode};
 
 use crate::image::{CodeImage, Fault, JitError, Line, ProgramCode, Source, UserCast};
+use address::Addresses;
 use role::Roles;
 
 /// Machine register numbers.
@@ -129,12 +131,18 @@ impl Compiler {
         } else {
             Vec::new()
         };
+        let blocks = analysis::blocks(source.ops, source.functions, arena);
+        let weights = weights(source.ops);
+        let mut free = role::free(source.ops);
+        let addresses = Addresses::plan(source, &blocks, &weights, &mut free);
+        let roles = Roles::choose(source, &addresses, &weights, &mut free);
         let asm = &mut self.asm.0;
         let labels = source.ops.iter().map(|_| asm.new_dynamic_label()).collect();
         let common = Common::new(asm);
         let mut emitter = Emitter {
-            blocks: analysis::blocks(source.ops, source.functions, arena),
-            roles: Roles::choose(source),
+            blocks,
+            addresses,
+            roles,
             saved: used_saved(source.ops),
             counts_may_goto: source.ops.iter().any(|op| op.code == OpCode::MayGoto),
             compiler: self,
@@ -223,6 +231,8 @@ enum RareKind {
     Access {
         resume: DynamicLabel,
         faults_at: Option<u32>,
+        /// Whether T0 is needed as it is.
+        keeps_temp: bool,
     },
     /// The budget ends in this block of so many operations.
     Exhausted { count: u32 },
@@ -238,6 +248,7 @@ struct Emitter<'a> {
     blocks: Vec<u32>,
     /// Live registers behind each slot; empty without calls.
     live: Vec<RegSet>,
+    addresses: Addresses,
     roles: Roles,
     saved: RegSet,
     /// Whether a call of a function must count its `may_goto` anew.
@@ -272,6 +283,27 @@ fn loops(ops: &[Op]) -> Vec<u32> {
     heads.sort_unstable();
     heads.dedup();
     heads
+}
+
+/// How often each slot is taken to be executed: eight times as often in a loop as outside of it.
+fn weights(ops: &[Op]) -> Vec<u32> {
+    /// Loops inside of each other that count.
+    const DEPTH_MAX: u32 = 4;
+    let mut changes = vec![0i32; ops.len() + 1];
+    for (slot, op) in ops.iter().enumerate() {
+        let is_jump = matches!(op.code.class(), Class::Branch | Class::Jump);
+        let target = op.off.cast_unsigned() as usize;
+        if is_jump && target <= slot {
+            changes[target] += 1;
+            changes[slot + 1] -= 1;
+        }
+    }
+    let mut depth = 0i32;
+    let weight = |change: &i32| {
+        depth += change;
+        8u32.pow(depth.unsigned_abs().min(DEPTH_MAX))
+    };
+    changes[..ops.len()].iter().map(weight).collect()
 }
 
 /// A slot as a number of 32 bits.
@@ -314,6 +346,9 @@ impl Emitter<'_> {
             fused = self.fuse(slot);
             if !fused {
                 self.op(at, &op);
+            }
+            for reg in address::written(&op).iter() {
+                self.anchor(reg);
             }
         }
         let rare = self.compiler.here();
@@ -430,8 +465,13 @@ impl Emitter<'_> {
             );
             let interpret = self.common.interpret;
             match rare.what {
-                RareKind::Access { resume, faults_at } => {
-                    self.access(rare.slot, resume, faults_at.map(|at| (at, offset)));
+                RareKind::Access {
+                    resume,
+                    faults_at,
+                    keeps_temp,
+                } => {
+                    let fault = faults_at.map(|at| (at, offset));
+                    self.access(rare.slot, resume, fault, keeps_temp);
                 }
                 RareKind::Exhausted { count } => {
                     let count = count.cast_signed();

@@ -1,9 +1,10 @@
 //! Constants of a run that code would like to have in registers.
 
 use harena_bpf::analysis::{self, RegSet};
-use harena_bpf::code::Class;
+use harena_bpf::code::{Class, Op};
 
-use super::NATIVE;
+use super::address::{Address, Addresses};
+use super::{FRAME, NATIVE, R10};
 use crate::contained::Contained;
 use crate::image::Source;
 
@@ -41,28 +42,26 @@ pub(super) struct Roles {
 }
 
 impl Roles {
-    /// Gives the registers that the program does not use to the constants it uses most.
-    pub(super) fn choose(source: &Source<'_>) -> Self {
-        let ops = source.ops;
-        let mut used = RegSet::of(0);
+    /// Gives free registers to the constants that are used most.
+    pub(super) fn choose(
+        source: &Source<'_>,
+        addresses: &Addresses,
+        weights: &[u32],
+        free: &mut Vec<u8>,
+    ) -> Self {
         let mut uses = [0u32; COUNT];
-        for (slot, op) in ops.iter().enumerate() {
-            used = used.with(analysis::reads(op)).with(analysis::writes(op));
-            for role in roles_of(source, slot) {
-                uses[*role as usize] += 1;
+        for (slot, weight) in weights.iter().enumerate() {
+            for role in roles_of(source, addresses, slot) {
+                let uses = &mut uses[*role as usize];
+                *uses = uses.saturating_add(*weight);
             }
         }
-        let calls = ops.iter().any(|op| op.code.class() == Class::Call);
-        // Calls destroy the registers of arguments.
-        let saved = (6..10).filter(|reg| !used.has(*reg));
-        let volatile = (1..6).filter(|reg| !used.has(*reg) && !calls);
-        let mut free = saved.chain(volatile);
         let mut order = Role::ALL;
         order.sort_by_key(|role| core::cmp::Reverse(uses[*role as usize]));
         let mut places = [None; COUNT];
         for role in order.into_iter().filter(|role| uses[*role as usize] > 0) {
-            let Some(reg) = free.next() else { break };
-            places[role as usize] = Some(NATIVE[usize::from(reg)]);
+            let Some(reg) = free.pop() else { break };
+            places[role as usize] = Some(reg);
         }
         Self { places }
     }
@@ -81,13 +80,34 @@ impl Roles {
     }
 }
 
+/// Machine registers that a program leaves free, the best last.
+pub(super) fn free(ops: &[Op]) -> Vec<u8> {
+    let mut used = RegSet::of(0);
+    let (mut calls, mut functions) = (false, false);
+    for op in ops {
+        used = used.with(analysis::reads(op)).with(analysis::writes(op));
+        calls |= op.code.class() == Class::Call;
+        functions |= op.code.class() == Class::CallFunction;
+    }
+    // Calls destroy the registers of arguments, and change the frame.
+    let volatile = (1..6).rev().filter(|reg| !used.has(*reg) && !calls);
+    let saved = (6..10).rev().filter(|reg| !used.has(*reg));
+    let registers = volatile.chain(saved).map(|reg| NATIVE[usize::from(reg)]);
+    let frame = Some(FRAME).filter(|_| !used.has(R10) && !functions);
+    frame.into_iter().chain(registers).collect()
+}
+
 /// The constants that an operation needs.
-fn roles_of(source: &Source<'_>, slot: usize) -> &'static [Role] {
+fn roles_of(source: &Source<'_>, addresses: &Addresses, slot: usize) -> &'static [Role] {
     match source.contained(slot) {
         None | Some(Contained::Frame(_) | Contained::Host) => &[],
         Some(Contained::Arena) => &[Role::Arena],
         Some(Contained::Proven) => &[Role::Delta],
-        Some(Contained::Masked) => &[Role::Guest, Role::Bits],
+        Some(Contained::Masked) => match addresses.of(slot).address {
+            Address::Anchored(..) => &[],
+            Address::Held => &[Role::Guest],
+            Address::Cut | Address::Whole => &[Role::Guest, Role::Bits],
+        },
         Some(Contained::Bound) => &[Role::Guest, Role::Start],
     }
 }

@@ -1,0 +1,330 @@
+//! How masked and arena accesses get their addresses, planned before code is made.
+//!
+//! To cut an address takes an instruction, between whatever made the address and the access. Three
+//! things spare it:
+//!
+//! - An **anchor** is a register whose contained host address is kept in a machine register of
+//!   its own. Through it, and through its sums with indices of [`INDEX_BITS`] bits at most, nothing
+//!   is cut: such a sum leads into the guest or to the margin above, where nothing is; the
+//!   fault leads to the rare path, which makes the access from the address as the program has it.
+//! - Of several accesses through one register, the first leaves what was cut in T0.
+//! - An arena pointer of 32 bits is its own offset in the arena.
+#![expect(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "slots of a program; registers below 11; weights are small"
+)]
+
+use harena_bpf::analysis::{self, RegSet, WidthAnalysis, Widths};
+use harena_bpf::code::{Class, Op, OpCode};
+
+use super::R10;
+use super::alu::{is_division, is_shift};
+use super::memory::base_of;
+use crate::contained::Contained;
+use crate::context::INDEX_BITS;
+use crate::image::Source;
+
+/// Where an access goes.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) enum Address {
+    /// To the base register, cut.
+    #[default]
+    Cut,
+    /// To what an access before has cut, in T0.
+    Held,
+    /// To the base register as it is, of which no more bits are set.
+    Whole,
+    /// To an anchor and an index.
+    Anchored(u8, Index),
+}
+
+/// What is added to an anchor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Index {
+    /// Nothing.
+    None,
+    /// A register.
+    Reg(u8),
+    /// T0, into which the access in this slot has saved a register that it overwrites.
+    Saved(u8, usize),
+}
+
+/// The plan of one access.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Plan {
+    pub(super) address: Address,
+    /// A register to save in T0 before.
+    pub(super) saves: Option<u8>,
+    /// Whether a later access needs T0 as it is behind this one.
+    pub(super) keeps: bool,
+}
+
+/// The plans of a program, and its anchors.
+#[derive(Debug)]
+pub(super) struct Addresses {
+    plans: Vec<Plan>,
+    /// Machine registers of the host addresses of r0 to r9.
+    anchors: [Option<u8>; 10],
+}
+
+impl Addresses {
+    /// Plans a program's accesses, with anchors in as many of the machine registers as pays; the
+    /// others stay in the list.
+    pub(super) fn plan(
+        source: &Source<'_>,
+        blocks: &[u32],
+        weights: &[u32],
+        free: &mut Vec<u8>,
+    ) -> Self {
+        let contained = (0..source.ops.len()).map(|slot| source.contained(slot));
+        let contained: Vec<Option<Contained>> = contained.collect();
+        let mut anchors = [None; 10];
+        let is_planned =
+            |c: &Option<Contained>| matches!(c, Some(Contained::Masked | Contained::Arena));
+        if !contained.iter().any(is_planned) {
+            return Self {
+                plans: Vec::new(),
+                anchors,
+            };
+        }
+        let widths = analysis::widths(source.ops, blocks, source.functions);
+        let planner = |anchors: RegSet| Planner {
+            ops: source.ops,
+            contained: &contained,
+            anchors,
+            plans: vec![Plan::default(); source.ops.len()],
+            state: State::default(),
+        };
+        // A call of a function comes back with other anchors.
+        if source.functions.len() == 1 && !free.is_empty() {
+            let mut all = planner(RegSet::ALL.without(RegSet::of(R10)));
+            all.program(blocks, &widths);
+            for reg in worthwhile(source.ops, &all.plans, weights) {
+                let Some(place) = free.pop() else { break };
+                anchors[usize::from(reg)] = Some(place);
+            }
+        }
+        let chosen = (0..10u8).filter(|reg| anchors[usize::from(*reg)].is_some());
+        let chosen = chosen.fold(RegSet::NONE, |all, reg| all.with(RegSet::of(reg)));
+        let mut planner = planner(chosen);
+        planner.program(blocks, &widths);
+        Self {
+            plans: planner.plans,
+            anchors,
+        }
+    }
+
+    /// The plan of the access in a slot.
+    pub(super) fn of(&self, slot: usize) -> Plan {
+        self.plans.get(slot).copied().unwrap_or_default()
+    }
+
+    /// The machine register of an anchor.
+    pub(super) fn anchor(&self, reg: u8) -> Option<u8> {
+        self.anchors.get(usize::from(reg)).copied().flatten()
+    }
+}
+
+/// The registers that save more instructions as anchors than it takes to keep them, best first.
+fn worthwhile(ops: &[Op], plans: &[Plan], weights: &[u32]) -> Vec<u8> {
+    /// Instructions that make an anchor.
+    const COST: i64 = 3;
+    // On the way in, all registers get values.
+    let mut gains = [-COST; 10];
+    for (slot, op) in ops.iter().enumerate() {
+        let weight = i64::from(weights[slot]);
+        if let Address::Anchored(reg, _) = plans[slot].address {
+            gains[usize::from(reg)] += weight;
+        }
+        for reg in written(op).iter() {
+            gains[usize::from(reg)] -= COST * weight;
+        }
+    }
+    let mut order: Vec<u8> = (0..10).filter(|reg| gains[usize::from(*reg)] > 0).collect();
+    order.sort_by_key(|reg| core::cmp::Reverse(gains[usize::from(*reg)]));
+    order
+}
+
+/// What an operation may write of r0 to r9.
+pub(super) fn written(op: &Op) -> RegSet {
+    let result = if op.code.class() == Class::Atomic {
+        op.result()
+    } else {
+        None
+    };
+    let result = result.map_or(RegSet::NONE, RegSet::of);
+    analysis::writes(op).with(result)
+}
+
+/// An anchor and what is added to it.
+type Sum = (u8, Index);
+
+/// What is known inside a block.
+#[derive(Clone, Copy, Default)]
+struct State {
+    /// The register that each is a copy of.
+    copies: [Option<u8>; 10],
+    /// The anchor and index that each is the sum of.
+    sums: [Option<Sum>; 10],
+    /// The register that T0 is the cut address of, and the slot that cut it.
+    cut: Option<(u8, usize)>,
+}
+
+struct Planner<'a> {
+    ops: &'a [Op],
+    contained: &'a [Option<Contained>],
+    anchors: RegSet,
+    plans: Vec<Plan>,
+    state: State,
+}
+
+impl Planner<'_> {
+    fn program(&mut self, blocks: &[u32], widths: &WidthAnalysis<'_>) {
+        let mut known = widths.before(0);
+        for (slot, block) in blocks.iter().enumerate() {
+            if *block != 0 {
+                self.state = State::default();
+                known = widths.before(slot);
+            } else if self.ops[slot].code == OpCode::Hole {
+                continue;
+            }
+            self.op(slot, &known);
+            widths.step(slot, &mut known);
+        }
+    }
+
+    fn op(&mut self, slot: usize, widths: &Widths) {
+        let op = &self.ops[slot];
+        let keeps_temp = match self.contained[slot] {
+            None => !uses_temp(op),
+            Some(Contained::Frame(_)) => true,
+            Some(Contained::Masked) if op.code.class() != Class::Atomic => self.masked(slot),
+            Some(Contained::Arena) if op.code.class() != Class::Atomic => {
+                // To store r10 takes both temporaries.
+                let stores_r10 = op.code.class() == Class::Store && op.src == R10;
+                let is_whole = widths.of(base_of(op)) <= 32 && !stores_r10;
+                if is_whole {
+                    self.plans[slot].address = Address::Whole;
+                }
+                is_whole
+            }
+            Some(_) => false,
+        };
+        if !keeps_temp {
+            self.lose_temp();
+        }
+        let made = self.made(op, widths);
+        for reg in written(op).iter() {
+            self.forget(reg);
+        }
+        if let Some((copy, sum)) = made {
+            self.state.copies[usize::from(op.dst)] = copy;
+            self.state.sums[usize::from(op.dst)] = sum;
+        }
+    }
+
+    /// Plans a masked access; whether T0 stays what it is, or becomes what is known of it.
+    fn masked(&mut self, slot: usize) -> bool {
+        let op = &self.ops[slot];
+        let reg = base_of(op);
+        let is_overwritten = |reg: u8| op.code.class() == Class::Load && op.dst == reg;
+        // While anchors are being looked for, each register is one: what it is the sum of goes first.
+        if let Some((anchor, index)) = self.state.sums[usize::from(reg)] {
+            self.plans[slot].address = Address::Anchored(anchor, index);
+            match index {
+                Index::Saved(saved, by) => {
+                    self.plans[by].saves = Some(saved);
+                    self.keep(by, slot);
+                }
+                // Should the sum be needed once more, the index is in T0.
+                Index::Reg(index) if is_overwritten(index) && !is_overwritten(anchor) => {
+                    self.lose_temp();
+                    self.state.sums[usize::from(reg)] = Some((anchor, Index::Saved(index, slot)));
+                }
+                Index::Reg(_) | Index::None => {}
+            }
+            return true;
+        }
+        if self.anchors.has(reg) {
+            self.plans[slot].address = Address::Anchored(reg, Index::None);
+            return true;
+        }
+        match self.state.cut {
+            Some((cut, by)) if cut == reg => {
+                self.plans[slot].address = Address::Held;
+                self.keep(by, slot);
+            }
+            Some(_) | None => {
+                self.lose_temp();
+                self.state.cut = Some((reg, slot));
+            }
+        }
+        // The value to store may need what T0 is for.
+        op.code.class() == Class::Load || op.src != R10
+    }
+
+    /// T0 is needed from one access to another.
+    fn keep(&mut self, from: usize, to: usize) {
+        for plan in &mut self.plans[from..to] {
+            plan.keeps = true;
+        }
+    }
+
+    fn lose_temp(&mut self) {
+        self.state.cut = None;
+        for sum in &mut self.state.sums {
+            sum.take_if(|(_, index)| matches!(index, Index::Saved(..)));
+        }
+    }
+
+    /// A register gets another value.
+    fn forget(&mut self, reg: u8) {
+        let state = &mut self.state;
+        state.cut.take_if(|(cut, _)| *cut == reg);
+        for copy in &mut state.copies {
+            copy.take_if(|copy| *copy == reg);
+        }
+        for sum in &mut state.sums {
+            sum.take_if(|(anchor, index)| *anchor == reg || *index == Index::Reg(reg));
+        }
+        state.copies[usize::from(reg)] = None;
+        state.sums[usize::from(reg)] = None;
+    }
+
+    /// What an operation makes of its destination: a copy, or the sum of an anchor and an index.
+    fn made(&self, op: &Op, widths: &Widths) -> Option<(Option<u8>, Option<Sum>)> {
+        if op.dst == op.src || op.src == R10 {
+            return None;
+        }
+        match op.code {
+            OpCode::Mov64X => {
+                let itself = || self.anchors.has(op.src).then_some((op.src, Index::None));
+                let sum = self.state.sums[usize::from(op.src)].or_else(itself);
+                Some((Some(op.src), sum))
+            }
+            OpCode::Mov32X if widths.of(op.src) <= 32 => Some((Some(op.src), None)),
+            OpCode::Add64X => {
+                let other = self.state.copies[usize::from(op.dst)]?;
+                let sum = |anchor: u8, index: u8| {
+                    let good = self.anchors.has(anchor) && widths.of(index) <= INDEX_BITS;
+                    good.then_some((anchor, Index::Reg(index)))
+                };
+                let sum = sum(other, op.src).or_else(|| sum(op.src, other));
+                Some((None, sum))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Whether an operation that is none on memory needs T0.
+fn uses_temp(op: &Op) -> bool {
+    match op.code.class() {
+        Class::Set => false,
+        Class::Move | Class::CastToKernel | Class::CastToUser => op.src == R10,
+        Class::AluK => is_division(op.code),
+        Class::AluX => is_division(op.code) || is_shift(op.code) || op.src == R10,
+        _ => true,
+    }
+}
