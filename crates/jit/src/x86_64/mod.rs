@@ -23,12 +23,15 @@
 mod address;
 mod alu;
 mod call;
+mod count;
 mod divide;
 mod entry;
 mod fuse;
 mod jump;
 mod memory;
 mod role;
+
+use std::collections::BTreeMap;
 
 use dynasmrt::x64::X64Relocation;
 use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi, VecAssembler, dynasm};
@@ -37,6 +40,7 @@ use harena_bpf::code::{Class, Op, OpCode};
 
 use crate::image::{CodeImage, Fault, JitError, Line, ProgramCode, Source, UserCast};
 use address::Addresses;
+use count::Counts;
 use role::Roles;
 
 /// Machine register numbers.
@@ -136,11 +140,14 @@ impl Compiler {
         let mut free = role::free(source.ops);
         let addresses = Addresses::plan(source, &blocks, &weights, &mut free);
         let roles = Roles::choose(source, &addresses, &weights, &mut free);
+        let counts = Counts::new(source, &blocks);
         let asm = &mut self.asm.0;
         let labels = source.ops.iter().map(|_| asm.new_dynamic_label()).collect();
         let common = Common::new(asm);
         let mut emitter = Emitter {
             blocks,
+            counts,
+            uncounted: BTreeMap::new(),
             addresses,
             roles,
             saved: used_saved(source.ops),
@@ -234,7 +241,7 @@ enum RareKind {
         /// Whether T0 is needed as it is.
         keeps_temp: bool,
     },
-    /// The budget ends in this block of so many operations.
+    /// The budget ends in what was counted, so many operations.
     Exhausted { count: u32 },
     /// The operation, counted already, ends the run.
     Ends,
@@ -246,6 +253,9 @@ struct Emitter<'a> {
     source: &'a Source<'a>,
     /// Operations of the block that begins at each slot.
     blocks: Vec<u32>,
+    counts: Counts,
+    /// Where blocks begin for those who have counted them already.
+    uncounted: BTreeMap<u32, DynamicLabel>,
     /// Live registers behind each slot; empty without calls.
     live: Vec<RegSet>,
     addresses: Addresses,
@@ -340,9 +350,7 @@ impl Emitter<'_> {
             let (offset, label) = (self.compiler.here(), self.labels[slot]);
             self.compiler.lines.push(Line { offset, slot: at });
             dynasm!(self.asm(); .arch x64; =>label);
-            if self.blocks[slot] != 0 {
-                self.count(at, self.blocks[slot]);
-            }
+            self.count(at);
             fused = self.fuse(slot);
             if !fused {
                 self.op(at, &op);
@@ -374,15 +382,26 @@ impl Emitter<'_> {
         }
     }
 
-    /// Counts a block at its start.
-    fn count(&mut self, slot: u32, count: u32) {
-        let exhausted = self.rare(slot, RareKind::Exhausted { count });
+    /// Counts what is to be counted here.
+    fn count(&mut self, slot: u32) {
+        let count = self.counts.here(slot as usize);
+        if count == 0 {
+            return;
+        }
+        let ahead = self.counts.ahead(slot as usize);
+        let exhausted = RareKind::Exhausted {
+            count: count + ahead,
+        };
+        let exhausted = self.rare(slot, exhausted);
         let count = count.cast_signed();
         match i8::try_from(count) {
             Ok(count) => dynasm!(self.asm(); .arch x64; sub Rq(LEFT), BYTE count),
             Err(_wide) => dynasm!(self.asm(); .arch x64; sub Rq(LEFT), DWORD count),
         }
         dynasm!(self.asm(); .arch x64; jb =>exhausted);
+        let counted = self.asm().new_dynamic_label();
+        self.uncounted.insert(slot, counted);
+        dynasm!(self.asm(); .arch x64; =>counted);
     }
 
     /// Reserves a rare path; its entry.
@@ -401,7 +420,11 @@ impl Emitter<'_> {
             Class::CastToKernel | Class::CastToUser => self.cast(slot, op),
             Class::Load | Class::Store | Class::Atomic => self.memory(slot, op),
             Class::Jump => {
-                let target = self.target(op);
+                let target = if self.counts.is_past(slot as usize) {
+                    self.uncounted[&op.off.cast_unsigned()]
+                } else {
+                    self.target(op)
+                };
                 dynasm!(self.asm(); .arch x64; jmp =>target);
             }
             Class::Branch => self.branch(op),
