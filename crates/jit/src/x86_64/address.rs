@@ -46,17 +46,18 @@ pub(super) enum Index {
     None,
     /// A register.
     Reg(u8),
-    /// T0, into which the access in this slot has saved a register that it overwrites.
+    /// T0, into which the operation in this slot has saved a register that it overwrites.
     Saved(u8, usize),
 }
 
-/// The plan of one access.
+/// The plan of one operation.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Plan {
+    /// Where it goes, if it is an access.
     pub(super) address: Address,
     /// A register to save in T0 before.
     pub(super) saves: Option<u8>,
-    /// Whether a later access needs T0 as it is behind this one.
+    /// Whether a later access needs T0 as it is behind this operation.
     pub(super) keeps: bool,
 }
 
@@ -115,7 +116,7 @@ impl Addresses {
         }
     }
 
-    /// The plan of the access in a slot.
+    /// The plan of the operation in a slot.
     pub(super) fn of(&self, slot: usize) -> Plan {
         self.plans.get(slot).copied().unwrap_or_default()
     }
@@ -216,6 +217,9 @@ impl Planner<'_> {
         }
         let made = self.made(op, widths);
         for reg in written(op).iter() {
+            if keeps_temp {
+                self.save(slot, reg);
+            }
             self.forget(reg);
         }
         if let Some((copy, sum)) = made {
@@ -228,21 +232,12 @@ impl Planner<'_> {
     fn masked(&mut self, slot: usize) -> bool {
         let op = &self.ops[slot];
         let reg = base_of(op);
-        let is_overwritten = |reg: u8| op.code.class() == Class::Load && op.dst == reg;
         // While anchors are being looked for, each register is one: what it is the sum of goes first.
         if let Some((anchor, index)) = self.state.sums[usize::from(reg)] {
             self.plans[slot].address = Address::Anchored(anchor, index);
-            match index {
-                Index::Saved(saved, by) => {
-                    self.plans[by].saves = Some(saved);
-                    self.keep(by, slot);
-                }
-                // Should the sum be needed once more, the index is in T0.
-                Index::Reg(index) if is_overwritten(index) && !is_overwritten(anchor) => {
-                    self.lose_temp();
-                    self.state.sums[usize::from(reg)] = Some((anchor, Index::Saved(index, slot)));
-                }
-                Index::Reg(_) | Index::None => {}
+            if let Index::Saved(saved, by) = index {
+                self.plans[by].saves = Some(saved);
+                self.keep(by, slot);
             }
             return true;
         }
@@ -264,7 +259,21 @@ impl Planner<'_> {
         op.code.class() == Class::Load || op.src != R10
     }
 
-    /// T0 is needed from one access to another.
+    /// An operation overwrites a register: should it be the index of a sum that is needed later,
+    /// there is T0 to save it in, if nothing else is there.
+    fn save(&mut self, slot: usize, reg: u8) {
+        let sums = &mut self.state.sums;
+        let is_saved = |sum: &Option<Sum>| matches!(sum, Some((_, Index::Saved(..))));
+        if self.state.cut.is_some() || sums.iter().any(is_saved) {
+            return;
+        }
+        let mut with_index = sums.iter_mut().flatten();
+        if let Some(sum) = with_index.find(|(_, index)| *index == Index::Reg(reg)) {
+            sum.1 = Index::Saved(reg, slot);
+        }
+    }
+
+    /// T0 is needed from one operation to another.
     fn keep(&mut self, from: usize, to: usize) {
         for plan in &mut self.plans[from..to] {
             plan.keeps = true;

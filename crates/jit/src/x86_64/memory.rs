@@ -97,10 +97,6 @@ impl Emitter<'_> {
         };
         let rare = self.rare(slot, what);
         let index = self.rare.len() - 1;
-        if let Some(reg) = plan.saves {
-            let reg = NATIVE[usize::from(reg)];
-            dynasm!(self.asm(); .arch x64; mov Rq(T0), Rq(reg));
-        }
         match self.place(op, contained, plan.address, rare) {
             Some((mem, may_fault)) => {
                 let mem = match op.code.class() {

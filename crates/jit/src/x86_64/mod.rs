@@ -351,6 +351,10 @@ impl Emitter<'_> {
             self.compiler.lines.push(Line { offset, slot: at });
             dynasm!(self.asm(); .arch x64; =>label);
             self.count(at);
+            if let Some(reg) = self.addresses.of(slot).saves {
+                let reg = NATIVE[usize::from(reg)];
+                dynasm!(self.asm(); .arch x64; mov Rq(T0), Rq(reg));
+            }
             fused = self.fuse(slot);
             if !fused {
                 self.op(at, &op);
