@@ -34,7 +34,7 @@ pub(super) struct Counter {
 /// of comparisons have some that are not found.
 const WORK_MAX: usize = 1 << 24;
 
-/// All registers of a program that count.
+/// Where registers of a program count, in order.
 pub(super) fn counters(program: Program<'_>, functions: &[u32]) -> Vec<Counter> {
     let mut work = 0;
     let mut found = Vec::new();

@@ -64,7 +64,7 @@ impl RegSet {
 
     /// The registers, in order.
     pub fn iter(self) -> impl DoubleEndedIterator<Item = u8> {
-        (0..16).filter(move |reg| self.has(*reg))
+        (0..if self.0 == 0 { 0 } else { 16 }).filter(move |reg| self.has(*reg))
     }
 }
 

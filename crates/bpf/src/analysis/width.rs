@@ -45,6 +45,7 @@ pub struct WidthAnalysis<'a> {
 #[derive(Debug)]
 struct Rules<'a> {
     ops: &'a [Op],
+    /// By slot.
     counters: Vec<Counter>,
 }
 
@@ -144,8 +145,13 @@ impl Rules<'_> {
                 }
             }
             Class::AluK | Class::AluX | Class::Move | Class::Set | Class::Load => {
-                let counter = self.counters.iter().find(|counter| counter.step == slot);
-                let width = counter.map_or_else(|| written(op, widths), |counter| counter.width);
+                let counter = self
+                    .counters
+                    .binary_search_by_key(&slot, |counter| counter.step);
+                let width = match counter {
+                    Ok(counter) => self.counters[counter].width,
+                    Err(_) => written(op, widths),
+                };
                 widths.0[usize::from(op.dst)] = width;
             }
             Class::CastToKernel => widths.0[usize::from(op.dst)] = 32,

@@ -46,8 +46,8 @@ pub(super) enum Index {
     None,
     /// A register.
     Reg(u8),
-    /// T0, into which the operation in this slot has saved a register that it overwrites.
-    Saved(u8, usize),
+    /// T0, into which an operation has saved a register that it overwrites.
+    Saved,
 }
 
 /// The plan of one operation.
@@ -96,6 +96,7 @@ impl Addresses {
             anchors,
             plans: vec![Plan::default(); source.ops.len()],
             state: State::default(),
+            kept: 0,
         };
         // A call of a function comes back with other anchors.
         if source.functions.len() == 1 && !free.is_empty() {
@@ -159,17 +160,89 @@ pub(super) fn written(op: &Op) -> RegSet {
 }
 
 /// An anchor and what is added to it.
-type Sum = (u8, Index);
+#[derive(Clone, Copy)]
+struct Sum {
+    anchor: u8,
+    index: Index,
+}
 
 /// What is known inside a block.
 #[derive(Clone, Copy, Default)]
 struct State {
-    /// The register that each is a copy of.
-    copies: [Option<u8>; 10],
-    /// The anchor and index that each is the sum of.
-    sums: [Option<Sum>; 10],
-    /// The register that T0 is the cut address of, and the slot that cut it.
-    cut: Option<(u8, usize)>,
+    /// The registers that are copies, and of which each.
+    copies: RegSet,
+    copy_of: [u8; 10],
+    /// The registers that are sums.
+    sums: RegSet,
+    sum_of: [Option<Sum>; 10],
+    /// What is in T0, and since which slot.
+    temp: Option<(Temp, usize)>,
+}
+
+/// What may be in T0.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Temp {
+    /// The cut address of this register.
+    Cut(u8),
+    /// What this register was, if anybody asks for it.
+    Saved(u8),
+}
+
+impl State {
+    fn copy(&self, reg: u8) -> Option<u8> {
+        let is_one = self.copies.has(reg);
+        is_one.then(|| self.copy_of[usize::from(reg)])
+    }
+
+    fn sum(&self, reg: u8) -> Option<Sum> {
+        self.sum_of[usize::from(reg)].filter(|_| self.sums.has(reg))
+    }
+
+    /// T0 is used for something else.
+    fn lose_temp(&mut self) {
+        if let Some((Temp::Saved(_), _)) = self.temp {
+            self.drop_sums(|sum| sum.index == Index::Saved);
+        }
+        self.temp = None;
+    }
+
+    fn drop_sums(&mut self, which: impl Fn(&Sum) -> bool) {
+        for reg in self.sums.iter() {
+            if self.sum(reg).is_some_and(|sum| which(&sum)) {
+                self.sums = self.sums.without(RegSet::of(reg));
+            }
+        }
+    }
+
+    /// A register gets another value.
+    fn forget(&mut self, reg: u8) {
+        let only = RegSet::of(reg);
+        self.temp.take_if(|(temp, _)| *temp == Temp::Cut(reg));
+        self.copies = self.copies.without(only);
+        self.sums = self.sums.without(only);
+        for copy in self.copies.iter() {
+            if self.copy_of[usize::from(copy)] == reg {
+                self.copies = self.copies.without(RegSet::of(copy));
+            }
+        }
+        self.drop_sums(|sum| sum.anchor == reg || sum.index == Index::Reg(reg));
+    }
+
+    /// The operation in a slot overwrites a register: should it be the index of a sum that is needed
+    /// later, there is T0 to save it in, if nothing else is there.
+    fn save(&mut self, slot: usize, reg: u8) {
+        if self.temp.is_some() {
+            return;
+        }
+        for sum in self.sums.iter() {
+            if let Some(sum) = &mut self.sum_of[usize::from(sum)]
+                && sum.index == Index::Reg(reg)
+            {
+                sum.index = Index::Saved;
+                self.temp = Some((Temp::Saved(reg), slot));
+            }
+        }
+    }
 }
 
 struct Planner<'a> {
@@ -178,6 +251,8 @@ struct Planner<'a> {
     anchors: RegSet,
     plans: Vec<Plan>,
     state: State,
+    /// Before this slot it is decided who keeps T0.
+    kept: usize,
 }
 
 impl Planner<'_> {
@@ -213,18 +288,24 @@ impl Planner<'_> {
             Some(_) => false,
         };
         if !keeps_temp {
-            self.lose_temp();
+            self.state.lose_temp();
         }
         let made = self.made(op, widths);
         for reg in written(op).iter() {
             if keeps_temp {
-                self.save(slot, reg);
+                self.state.save(slot, reg);
             }
-            self.forget(reg);
+            self.state.forget(reg);
         }
-        if let Some((copy, sum)) = made {
-            self.state.copies[usize::from(op.dst)] = copy;
-            self.state.sums[usize::from(op.dst)] = sum;
+        let (reg, only) = (usize::from(op.dst), RegSet::of(op.dst));
+        let (copy, sum) = made;
+        if let Some(copy) = copy {
+            self.state.copies = self.state.copies.with(only);
+            self.state.copy_of[reg] = copy;
+        }
+        if sum.is_some() {
+            self.state.sums = self.state.sums.with(only);
+            self.state.sum_of[reg] = sum;
         }
     }
 
@@ -233,9 +314,9 @@ impl Planner<'_> {
         let op = &self.ops[slot];
         let reg = base_of(op);
         // While anchors are being looked for, each register is one: what it is the sum of goes first.
-        if let Some((anchor, index)) = self.state.sums[usize::from(reg)] {
+        if let Some(Sum { anchor, index }) = self.state.sum(reg) {
             self.plans[slot].address = Address::Anchored(anchor, index);
-            if let Index::Saved(saved, by) = index {
+            if let (Index::Saved, Some((Temp::Saved(saved), by))) = (index, self.state.temp) {
                 self.plans[by].saves = Some(saved);
                 self.keep(by, slot);
             }
@@ -245,84 +326,57 @@ impl Planner<'_> {
             self.plans[slot].address = Address::Anchored(reg, Index::None);
             return true;
         }
-        match self.state.cut {
-            Some((cut, by)) if cut == reg => {
+        match self.state.temp {
+            Some((temp, by)) if temp == Temp::Cut(reg) => {
                 self.plans[slot].address = Address::Held;
                 self.keep(by, slot);
             }
             Some(_) | None => {
-                self.lose_temp();
-                self.state.cut = Some((reg, slot));
+                self.state.lose_temp();
+                self.state.temp = Some((Temp::Cut(reg), slot));
             }
         }
         // The value to store may need what T0 is for.
         op.code.class() == Class::Load || op.src != R10
     }
 
-    /// An operation overwrites a register: should it be the index of a sum that is needed later,
-    /// there is T0 to save it in, if nothing else is there.
-    fn save(&mut self, slot: usize, reg: u8) {
-        let sums = &mut self.state.sums;
-        let is_saved = |sum: &Option<Sum>| matches!(sum, Some((_, Index::Saved(..))));
-        if self.state.cut.is_some() || sums.iter().any(is_saved) {
-            return;
-        }
-        let mut with_index = sums.iter_mut().flatten();
-        if let Some(sum) = with_index.find(|(_, index)| *index == Index::Reg(reg)) {
-            sum.1 = Index::Saved(reg, slot);
-        }
-    }
-
     /// T0 is needed from one operation to another.
     fn keep(&mut self, from: usize, to: usize) {
-        for plan in &mut self.plans[from..to] {
+        for plan in &mut self.plans[from.max(self.kept)..to] {
             plan.keeps = true;
         }
+        self.kept = to;
     }
 
-    fn lose_temp(&mut self) {
-        self.state.cut = None;
-        for sum in &mut self.state.sums {
-            sum.take_if(|(_, index)| matches!(index, Index::Saved(..)));
-        }
-    }
-
-    /// A register gets another value.
-    fn forget(&mut self, reg: u8) {
-        let state = &mut self.state;
-        state.cut.take_if(|(cut, _)| *cut == reg);
-        for copy in &mut state.copies {
-            copy.take_if(|copy| *copy == reg);
-        }
-        for sum in &mut state.sums {
-            sum.take_if(|(anchor, index)| *anchor == reg || *index == Index::Reg(reg));
-        }
-        state.copies[usize::from(reg)] = None;
-        state.sums[usize::from(reg)] = None;
-    }
-
-    /// What an operation makes of its destination: a copy, or the sum of an anchor and an index.
-    fn made(&self, op: &Op, widths: &Widths) -> Option<(Option<u8>, Option<Sum>)> {
+    /// What an operation makes of its destination: a copy, a sum of an anchor and an index.
+    fn made(&self, op: &Op, widths: &Widths) -> (Option<u8>, Option<Sum>) {
         if op.dst == op.src || op.src == R10 {
-            return None;
+            return (None, None);
         }
         match op.code {
             OpCode::Mov64X => {
-                let itself = || self.anchors.has(op.src).then_some((op.src, Index::None));
-                let sum = self.state.sums[usize::from(op.src)].or_else(itself);
-                Some((Some(op.src), sum))
+                let itself = Sum {
+                    anchor: op.src,
+                    index: Index::None,
+                };
+                let itself = || self.anchors.has(op.src).then_some(itself);
+                (Some(op.src), self.state.sum(op.src).or_else(itself))
             }
-            OpCode::Mov32X if widths.of(op.src) <= 32 => Some((Some(op.src), None)),
+            OpCode::Mov32X if widths.of(op.src) <= 32 => (Some(op.src), None),
             OpCode::Add64X => {
-                let other = self.state.copies[usize::from(op.dst)]?;
                 let sum = |anchor: u8, index: u8| {
                     let good = self.anchors.has(anchor) && widths.of(index) <= INDEX_BITS;
-                    good.then_some((anchor, Index::Reg(index)))
+                    let index = Index::Reg(index);
+                    good.then_some(Sum { anchor, index })
                 };
-                let sum = sum(other, op.src).or_else(|| sum(op.src, other));
-                Some((None, sum))
+                let other = self.state.copy(op.dst);
+                let sum = other.and_then(|other| {
+                    let either = sum(other, op.src);
+                    either.or_else(|| sum(op.src, other))
+                });
+                (None, sum)
             }
-            _ => None,
+            _ => (None, None),
         }
     }
 }

@@ -157,7 +157,7 @@ impl Emitter<'_> {
             return match index {
                 Index::None => Mem::Base(anchor, op.off),
                 Index::Reg(reg) => Mem::Index(anchor, NATIVE[usize::from(reg)], op.off),
-                Index::Saved(..) => Mem::Index(anchor, T0, op.off),
+                Index::Saved => Mem::Index(anchor, T0, op.off),
             };
         }
         if address != Address::Held {
