@@ -161,3 +161,76 @@ fn frozen_data_is_not_written_behind_a_kfunc_that_wrote_it() {
     let found: Vec<_> = found.map(|v| (v.kind, v.access)).collect();
     assert_eq!(found, [(ViolationKind::Wild, "WRITE")]);
 }
+
+/// Three times the same sums of a pointer and an index, one of which is overwritten while another
+/// access still needs it, as compilers make them. r0 is what was loaded.
+const SUMS: &str = "
+    r6 = r1
+    r0 = 0
+    r7 = 0
+    again: w2 = LOW
+    r2 <<= 4
+    r3 = r6
+    r3 += r2
+    *(u64 *)(r3 + 8) = r7
+    r2 = *(u64 *)(r3 + 0)
+    r0 += r2
+    r4 = *(u64 *)(r3 + 8)
+    r0 += r4
+    r2 = *(u32 *)(r3 + 16)
+    r3 += r2
+    r5 = *(u8 *)(r3 - 16)
+    r4 = *(u8 *)(r3 + 16)
+    r4 = *(u8 *)(r3 - 8)
+    r7 += 1
+    if r7 != 3 goto again
+    exit";
+
+/// Indices, by 16: none, some, and the largest.
+const INDICES: [u64; 6] = [0, 1, 0x800, 0x0fff_ffff, 0xffff_f000, 0xffff_ffff];
+
+fn sums(low: u64) -> Bench {
+    masked(&SUMS.replace("LOW", &low.to_string()), Vec::new())
+}
+
+#[test]
+fn a_sum_with_an_index_reaches_what_is_there() {
+    for low in INDICES {
+        for high in [0, 0x1234_5670_0000_0000, !(layout::GUEST_LEN - 1)] {
+            let mut bench = sums(low);
+            let block = bench.vm.mem().alloc(Region::Maps, 64, 8).expect("room");
+            let word = block.checked_add(32).expect("inside");
+            bench.vm.mem().write_u64(word, 5).expect("there");
+            let target = high | word.raw() & (layout::GUEST_LEN - 1);
+            let r0 = bench.run(target.wrapping_sub(low << 4));
+            assert_eq!(r0, 3 * 5 + 1 + 2, "{target:#x} by {low:#x}");
+            assert_eq!(bench.vm.violations(), []);
+        }
+    }
+}
+
+#[test]
+fn a_sum_with_an_index_is_reported_as_it_was_alleged() {
+    let end = layout::GUEST_BASE + layout::GUEST_LEN;
+    for low in INDICES {
+        let index = low << 4;
+        // At both ends, behind them, and around all addresses.
+        for target in [
+            layout::GUEST_BASE,
+            layout::HEAP_END,
+            end - 8,
+            end,
+            end + index,
+            0,
+            u64::MAX - 15,
+        ] {
+            let mut bench = sums(low);
+            assert_eq!(bench.run(target.wrapping_sub(index)), 0);
+            let found = bench.vm.violations().iter();
+            let found: Vec<_> = found.map(|v| (v.address, v.count)).collect();
+            let expected = [8, 0, 8, 16, -16, 16, -8];
+            let expected = expected.map(|off| (target.wrapping_add_signed(off), 3));
+            assert_eq!(found, expected, "{target:#x} by {index:#x}");
+        }
+    }
+}
