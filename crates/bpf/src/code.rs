@@ -68,6 +68,7 @@ opcodes! {
     CastToKernel: CastToKernel;
     CastToUser: CastToUser;
     Jump: Ja;
+    Computed: GotoX;
     Branch: MayGoto
         Jeq64K Jeq64X Jeq32K Jeq32X Jne64K Jne64X Jne32K Jne32X
         Jset64K Jset64X Jset32K Jset32X
@@ -107,6 +108,8 @@ pub enum Class {
     Atomic,
     /// Goes on elsewhere.
     Jump,
+    /// Goes on where a register says: at an entry of a jump table.
+    Computed,
     /// Goes on elsewhere or behind.
     Branch,
     /// Calls a helper or kfunc.
@@ -168,7 +171,8 @@ impl Op {
         match self.code.class() {
             Class::Load => Some(self.src),
             Class::Store | Class::Atomic => Some(self.dst),
-            Class::AluK | Class::AluX | Class::Move | Class::Set | Class::Jump => None,
+            Class::AluK | Class::AluX | Class::Move | Class::Set => None,
+            Class::Jump | Class::Computed => None,
             Class::CastToKernel | Class::CastToUser | Class::Branch | Class::Call => None,
             Class::CallFunction | Class::Exit | Class::End => None,
         }
@@ -338,7 +342,10 @@ impl Decoder<'_> {
         match (operation, wide, by_register) {
             (BPF_JA, true, false) => self.jump_to(slot, op, i64::from(insn.off)),
             (BPF_JA, false, false) => self.jump_to(slot, op, i64::from(insn.imm)),
-            (BPF_JA, true, true) => Err((slot, "gotox is not supported".to_owned())),
+            (BPF_JA, true, true) if insn.src == 0 && insn.off == 0 && insn.imm == 0 => Ok(Op {
+                code: OpCode::GotoX,
+                ..op
+            }),
             (BPF_JCOND, true, false) if insn.src == 0 => {
                 let op = Op {
                     code: OpCode::MayGoto,

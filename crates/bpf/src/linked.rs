@@ -7,6 +7,7 @@
 //! | `ldimm64` | `BPF_PSEUDO_MAP_FD` | `imm` is an index of [`LinkedObject::maps`] |
 //! | `ldimm64` | `BPF_PSEUDO_MAP_VALUE` | same; the second `imm` (unsigned) is an offset in the value, or in the arena from its start |
 //! | `ldimm64` | `BPF_PSEUDO_FUNC` | `imm` is a distance in slots to a function of this program, for callbacks |
+//! | `ldimm64` | 0, in [`LinkedProgram::jump_tables`] | `imm` is an offset in a jump table |
 //! | `call` | `BPF_PSEUDO_CALL` | `imm` is a distance in slots to a function of this program |
 //! | `call` | `BPF_PSEUDO_KFUNC_CALL` | `imm` is a [`KfuncRef::id`](crate::KfuncRef::id) |
 //! | `call` | 0 | `imm` is a helper, unless the slot is in [`LinkedProgram::poisoned`] |
@@ -75,6 +76,9 @@ pub struct LinkedProgram {
     pub lines: LineTable,
     /// The arena, if any instruction refers to it.
     pub arena: Option<MapIndex>,
+    /// Where jump tables lead (`gotox`), by the slot of the load of their address: its immediate is
+    /// an offset in a table of 8 bytes an entry, which an engine makes.
+    pub jump_tables: BTreeMap<u32, Vec<u32>>,
     /// Slots that must not be executed, and why (a failed CO-RE relocation, a kfunc
     /// that does not exist).
     pub poisoned: BTreeMap<u32, Arc<str>>,
@@ -230,9 +234,17 @@ impl LinkedProgram {
             insns,
             lines: LineTable::empty(),
             arena: None,
+            jump_tables: BTreeMap::new(),
             poisoned: BTreeMap::new(),
             kfuncs: BTreeMap::new(),
         }
+    }
+
+    /// All slots that jump tables lead to, in order.
+    #[must_use]
+    pub fn jump_targets(&self) -> Vec<u32> {
+        let all: BTreeSet<u32> = self.jump_tables.values().flatten().copied().collect();
+        all.into_iter().collect()
     }
 
     /// The function that holds this slot.

@@ -9,6 +9,11 @@ pub struct Source<'a> {
     pub ops: &'a [Op],
     /// First slots of its functions, in order; 0 among them.
     pub functions: &'a [u32],
+    /// Slots that jump tables lead to, in order.
+    pub jump_targets: &'a [u32],
+    /// What the first slot is called where code is pointed to (`gotox`); the others follow, 8
+    /// apart.
+    pub text: u64,
     /// What `addr_space_cast` to user addresses does, if the program has an arena.
     pub arena: Option<UserCast>,
     /// What is proven of each memory operation; those of missing slots are contained.
@@ -43,12 +48,20 @@ pub enum Proof {
 }
 
 impl<'a> Source<'a> {
+    /// Slots that may be entered with anything in the registers, as far as the code tells.
+    #[must_use]
+    pub fn entries(&self) -> Vec<u32> {
+        [self.functions, self.jump_targets].concat()
+    }
+
     /// A program of one function, without an arena.
     #[must_use]
     pub const fn new(ops: &'a [Op]) -> Self {
         Self {
             ops,
             functions: &[0],
+            jump_targets: &[],
+            text: 0,
             arena: None,
             proofs: &[],
             containment: Containment::Check,

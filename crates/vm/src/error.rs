@@ -91,6 +91,12 @@ pub enum AbortCause {
         /// The budget.
         budget: u64,
     },
+    /// `gotox` by a value that no jump table of the program holds.
+    #[error("gotox leads to {address:#x}, which is in no jump table of the program")]
+    JumpTarget {
+        /// What the register held.
+        address: u64,
+    },
     /// More than 8 frames.
     #[error("call stack of {frames} frames is too deep")]
     CallDepth {

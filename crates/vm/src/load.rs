@@ -215,6 +215,7 @@ impl ProgramLoader<'_> {
         let insns = &self.linked.insns;
         let len = u32::try_from(insns.len()).expect("checked by the caller");
         self.find_arena()?;
+        let jump_targets = self.linked.jump_targets();
         let mut code = code::decode(insns).map_err(|error| VmLoadError::BadInsn {
             place: self.place(error.slot),
             reason: error.reason,
@@ -225,7 +226,9 @@ impl ProgramLoader<'_> {
                 code.ops[slot].code = OpCode::Poison;
                 continue;
             }
-            if op.code == OpCode::LdImm64 {
+            if let Some(table) = self.linked.jump_tables.get(&slot_number(slot)) {
+                code.ops[slot].imm = self.jump_table(slot, &code.ops, table)?;
+            } else if op.code == OpCode::LdImm64 {
                 code.ops[slot].imm = self.resolve_load(slot, insns, &code.ops)?;
             } else if op.code == OpCode::CallKfunc {
                 code.ops[slot].imm = self.resolve_kfunc(slot, insns[slot])?;
@@ -235,7 +238,7 @@ impl ProgramLoader<'_> {
         }
         if self.arena.is_some() {
             let starts: Vec<u32> = self.linked.funcs.iter().map(|f| f.start).collect();
-            analysis::mark(&mut code.ops, &starts, &self.entries());
+            analysis::mark(&mut code.ops, &starts, &self.entries(), &jump_targets);
         } else {
             // There is no arena that an access could go to.
             for op in &mut code.ops {
@@ -252,7 +255,11 @@ impl ProgramLoader<'_> {
             arena: self.arena(),
             proto: None,
             kfuncs: std::mem::take(&mut self.called),
-            executable: Executable { code, native: None },
+            executable: Executable {
+                code,
+                jump_targets,
+                native: None,
+            },
         })
     }
 
@@ -351,6 +358,33 @@ impl ProgramLoader<'_> {
             }
             Some(PseudoLoad::BtfId) | None => Err(bad("ldimm64 of an unknown sort")),
         }
+    }
+
+    /// Writes a jump table, frozen, with the text addresses that it leads to; what a load of it
+    /// gives.
+    fn jump_table(&self, slot: usize, ops: &[Op], table: &[u32]) -> Result<u64, VmLoadError> {
+        let bad = |reason: String| VmLoadError::BadInsn {
+            place: self.place(slot),
+            reason,
+        };
+        if ops[slot].code != OpCode::LdImm64 {
+            return Err(bad("a jump table that nothing loads".to_owned()));
+        }
+        let size = table.len() as u64 * 8;
+        let at = self.mem.alloc(Region::Rodata, size, 8)?;
+        for (entry, target) in (0u64..).zip(table) {
+            let is_start = ops.get(*target as usize).is_some_and(|op| {
+                op.code != OpCode::Hole && (*target as usize) < self.linked.insns.len()
+            });
+            if !is_start {
+                let reason = format!("jump table leads to slot {target}, where nothing begins");
+                return Err(bad(reason));
+            }
+            let place = at.checked_add(entry * 8).expect("inside of what was given");
+            let written = self.mem.write_u64(place, text_address(self.id, *target));
+            written.map_err(|fault| bad(fault.to_string()))?;
+        }
+        Ok(at.raw().wrapping_add(ops[slot].imm))
     }
 
     /// Functions that are entered from outside: the program itself and its callbacks.

@@ -12,6 +12,7 @@ use harena_bpf::{LineTable, LinkedProgram, ProgType, SourceLine};
 use crate::error::Place;
 use crate::exec::Native;
 use crate::host::{KfuncDesc, Sleepable};
+use crate::load::text_slot;
 use crate::maps::MapId;
 use harena_bpf::code::Code;
 
@@ -49,6 +50,8 @@ pub enum Engine {
 pub(crate) struct Executable {
     /// For the interpreter, to which machine code leaves what is rare.
     pub(crate) code: Code,
+    /// Slots that jump tables lead to, in order.
+    pub(crate) jump_targets: Vec<u32>,
     /// Machine code.
     pub(crate) native: Option<Native>,
 }
@@ -87,6 +90,13 @@ pub struct Program {
 }
 
 impl Program {
+    /// The slot that `gotox` goes on at by this value, if a jump table leads there.
+    pub(crate) fn jump_target(&self, address: u64) -> Option<u32> {
+        let slot = text_slot(self.id, address)?;
+        let found = self.executable.jump_targets.binary_search(&slot);
+        found.is_ok().then_some(slot)
+    }
+
     /// Its number.
     #[must_use]
     pub fn id(&self) -> ProgId {

@@ -5,7 +5,6 @@
 //! source lines and their text: clang reads that from the file, so it must be started where the
 //! name it records (`./bpf/levels.bpf.c`) leads to it.
 
-use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{fs, io};
@@ -19,18 +18,13 @@ pub(crate) const CLANG: &str = "clang-22";
 /// Removes DWARF, leaves BTF; of the compiler's version.
 pub(crate) const STRIP: &str = "llvm-strip-22";
 
-/// What every build of our sources needs. `gotox` (jump tables) is younger than the kernels that
-/// the objects should run on.
-pub(crate) const FLAGS: [&str; 8] = [
-    "-target",
-    "bpf",
-    "-mcpu=v4",
-    "-g",
-    "-O2",
-    "-Wall",
-    "-mllvm",
-    "-disable-gotox",
-];
+/// What every build of our sources needs.
+const FLAGS: [&str; 6] = ["-target", "bpf", "-mcpu=v4", "-g", "-O2", "-Wall"];
+/// `gotox` (jump tables) is younger than the kernels that the objects should run on.
+const NO_GOTOX: [&str; 2] = ["-mllvm", "-disable-gotox"];
+/// The source that is about nothing else, and has it for short `switch` statements, too.
+const GOTOX: &str = "tests/jump_tables.bpf.c";
+const MORE_GOTOX: [&str; 2] = ["-mllvm", "-bpf-min-jump-table-entries=4"];
 const OWN_HEADER_FLAGS: [&str; 5] = [
     "-Wextra",
     "-Wno-unused-parameter",
@@ -102,15 +96,25 @@ pub(crate) fn sources(bpf: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
+/// What a source, named from `bpf`, is compiled with whatever its headers are.
+pub(crate) fn flags(source: &Path) -> impl Iterator<Item = &'static str> {
+    let tables = if source == Path::new(GOTOX) {
+        MORE_GOTOX
+    } else {
+        NO_GOTOX
+    };
+    FLAGS.into_iter().chain(tables)
+}
+
 fn object_of(source: &Path) -> PathBuf {
     source.with_extension("o")
 }
 
 fn compile(source: &Path, object: &Path) -> anyhow::Result<()> {
-    let arguments = FLAGS.iter().chain(&OWN_HEADER_FLAGS).map(OsStr::new);
     run(Command::new(CLANG)
         .current_dir(root())
-        .args(arguments)
+        .args(flags(source))
+        .args(OWN_HEADER_FLAGS)
         .args(source.starts_with("bench").then_some(BENCH_FLAG))
         .arg("-c")
         .arg(Path::new("bpf").join(source))

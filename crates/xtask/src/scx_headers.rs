@@ -11,7 +11,7 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 
-use crate::objects::{CLANG, FLAGS, STRIP, sources};
+use crate::objects::{CLANG, STRIP, flags, sources};
 use crate::run::{cargo, output, root, run};
 
 const SCX_CARGO: &str = "1.1.4";
@@ -122,7 +122,7 @@ impl Headers {
     fn compile(&self, bpf: &Path, source: &Path, object: &Path) -> anyhow::Result<()> {
         run(Command::new(CLANG)
             .current_dir(bpf)
-            .args(FLAGS)
+            .args(flags(source))
             .args(WARNINGS)
             .args(["-DHARENA_SCX_HEADERS", "-D__TARGET_ARCH_x86"])
             .arg("-I")

@@ -88,18 +88,20 @@ struct Bases<'a> {
 
 /// Where each memory operation goes: what its base register is, plus its offset. `blocks` are
 /// the program's (see [`crate::analysis::blocks`]); `functions` the first slots of its
-/// functions, which may be entered with anything in their registers.
+/// functions, and those that jump tables lead to, which may be entered with anything in their
+/// registers.
 #[must_use]
 pub fn bases(ops: &[Op], blocks: &[u32], functions: &[u32]) -> Vec<Base> {
     solve(ops, blocks, functions, Branches::Both).found
 }
 
 /// How many bytes below r10 each function names, by an access or as an address; what it computes
-/// otherwise is not seen. `functions` ascend.
+/// otherwise is not seen. `functions` ascend; `targets` are where jump tables lead.
 #[must_use]
-pub fn stack_depths(ops: &[Op], blocks: &[u32], functions: &[u32]) -> Vec<u32> {
+pub fn stack_depths(ops: &[Op], blocks: &[u32], functions: &[u32], targets: &[u32]) -> Vec<u32> {
     assert!(functions.is_sorted());
-    let bases = solve(ops, blocks, functions, Branches::Both);
+    let entries = [functions, targets].concat();
+    let bases = solve(ops, blocks, &entries, Branches::Both);
     let depth = |base: &Base| match *base {
         Base::Frame(off) => u32::try_from(off.saturating_neg()).unwrap_or(0),
         Base::Unknown | Base::Context(_) | Base::Address(_) => 0,
@@ -199,7 +201,7 @@ impl Facts for Bases<'_> {
             }
             Class::AluK | Class::AluX | Class::Move | Class::Set => {}
             Class::CastToKernel | Class::CastToUser | Class::Jump | Class::Branch => {}
-            Class::Exit | Class::End => {}
+            Class::Exit | Class::End | Class::Computed => {}
         }
         if writes(&op) != RegSet::NONE {
             state[dst] = written(&op, state);
@@ -276,7 +278,10 @@ mod tests {
         let code = decode(&asm(text).unwrap()).unwrap();
         let functions = [0, 7, 10];
         let blocks = blocks(&code.ops, &functions, Arena::None);
-        assert_eq!(stack_depths(&code.ops, &blocks, &functions), [24, 100, 0]);
+        assert_eq!(
+            stack_depths(&code.ops, &blocks, &functions, &[]),
+            [24, 100, 0]
+        );
     }
 
     #[test]

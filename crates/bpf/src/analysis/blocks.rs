@@ -24,7 +24,7 @@ pub enum Arena {
 }
 
 /// For each slot that begins a block, how many operations the block has; 0 for all others.
-/// `functions` are the first slots of the program's functions.
+/// `functions` are the first slots of the program's functions, and those that jump tables lead to.
 #[must_use]
 pub fn block_lengths(ops: &[Op], functions: &[u32], arena: Arena) -> Vec<u32> {
     let starts = starts(ops, functions, arena);
@@ -71,7 +71,7 @@ fn starts(ops: &[Op], functions: &[u32], arena: Arena) -> Vec<bool> {
 fn ends_block(op: &Op, arena: Arena) -> bool {
     match op.code.class() {
         Class::Jump | Class::Branch | Class::Call | Class::CallFunction => true,
-        Class::Exit => true,
+        Class::Exit | Class::Computed => true,
         // The second slot of a wide load is no operation of its own.
         Class::End => op.code != OpCode::Hole,
         Class::CastToKernel | Class::CastToUser => arena == Arena::None,

@@ -139,7 +139,10 @@ fn leads_to(program: Program<'_>, mut from: Vec<usize>, passing: &[usize], to: u
         if matches!(class, Class::Jump | Class::Branch | Class::CallFunction) {
             from.push(op.off.cast_unsigned() as usize);
         }
-        if !matches!(class, Class::Jump | Class::Exit | Class::End) {
+        if !matches!(
+            class,
+            Class::Jump | Class::Exit | Class::End | Class::Computed
+        ) {
             from.push(program.behind(slot));
         }
     }

@@ -133,7 +133,8 @@ impl<State: Clone> Solver<'_, State> {
         let op = self.program.ops[slot];
         let (next, target) = (self.program.behind(slot), op.off.cast_unsigned() as usize);
         match op.code.class() {
-            Class::Exit | Class::End => {}
+            // Where jump tables lead, execution may begin with anything.
+            Class::Exit | Class::End | Class::Computed => {}
             Class::Jump => self.reach(facts, target, &state),
             Class::Branch => {
                 let ways = facts.branch(slot, state);

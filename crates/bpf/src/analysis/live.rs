@@ -74,7 +74,7 @@ pub fn reads(op: &Op) -> RegSet {
     let (dst, src) = (RegSet::of(op.dst), RegSet::of(op.src));
     match op.code.class() {
         Class::AluX | Class::Branch | Class::Store => dst.with(src),
-        Class::AluK => dst,
+        Class::AluK | Class::Computed => dst,
         Class::Move | Class::CastToKernel | Class::CastToUser | Class::Load => src,
         Class::Atomic => dst.with(src).with(RegSet::of(0)),
         Class::Call => RegSet::ARGUMENTS,
@@ -91,7 +91,7 @@ pub fn writes(op: &Op) -> RegSet {
         Class::CastToKernel | Class::CastToUser => RegSet::of(op.dst),
         Class::Call => RegSet::of(0),
         Class::Atomic | Class::Store | Class::Branch | Class::Jump => RegSet::NONE,
-        Class::CallFunction | Class::Exit | Class::End => RegSet::NONE,
+        Class::CallFunction | Class::Exit | Class::End | Class::Computed => RegSet::NONE,
     }
 }
 
@@ -158,6 +158,8 @@ impl Liveness<'_> {
             Class::Branch => next.with(self.at(op.off.cast_unsigned())),
             Class::Exit => self.at_exit,
             Class::End => RegSet::NONE,
+            // Where to, only a register knows.
+            Class::Computed => RegSet::ALL,
             Class::AluK | Class::AluX | Class::Move | Class::Set | Class::Load => next,
             Class::CastToKernel | Class::CastToUser | Class::Store | Class::Atomic => next,
             // A tail call that is made leaves the function.

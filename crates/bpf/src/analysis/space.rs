@@ -103,6 +103,8 @@ struct Analysis<'a> {
     ops: &'a [Op],
     states: Vec<Option<State>>,
     work: Vec<usize>,
+    /// Where jump tables lead.
+    targets: &'a [u32],
     /// Per function, by first slot: what it may return, and who calls it.
     functions: BTreeMap<usize, Function>,
 }
@@ -114,8 +116,9 @@ struct Function {
 }
 
 /// Marks every memory operation of a program that has an arena. `functions` are the first slots
-/// of its functions; those in `entries` are entered from outside, with no arena pointers.
-pub fn mark(ops: &mut [Op], functions: &[u32], entries: &[u32]) {
+/// of its functions; those in `entries` are entered from outside, with no arena pointers;
+/// `targets` are where jump tables lead.
+pub fn mark(ops: &mut [Op], functions: &[u32], entries: &[u32], targets: &[u32]) {
     if ops.len() > SLOTS_MAX {
         return;
     }
@@ -123,6 +126,7 @@ pub fn mark(ops: &mut [Op], functions: &[u32], entries: &[u32]) {
         ops,
         states: vec![None; ops.len()],
         work: Vec::new(),
+        targets,
         functions: functions
             .iter()
             .map(|start| (*start as usize, Function::default()))
@@ -211,6 +215,12 @@ impl Analysis<'_> {
             Class::CallFunction => return self.call(slot, &op, state),
             Class::Branch => self.reach(target(&op), &state),
             Class::Jump => return self.reach(target(&op), &state),
+            Class::Computed => {
+                for target in self.targets {
+                    self.reach(*target as usize, &state);
+                }
+                return;
+            }
             Class::Exit => return self.exit(slot, state.reg(0)),
             Class::End => return,
         }

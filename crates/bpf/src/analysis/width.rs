@@ -50,8 +50,8 @@ struct Rules<'a> {
 }
 
 /// Finds the widths of registers. `blocks` are the program's (see [`crate::analysis::blocks`]);
-/// `functions` the first slots of its functions, which may be entered with anything in their
-/// registers.
+/// `functions` the first slots of its functions, and those that jump tables lead to, which may be
+/// entered with anything in their registers.
 #[must_use]
 pub fn widths<'a>(ops: &'a [Op], blocks: &'a [u32], functions: &[u32]) -> WidthAnalysis<'a> {
     let entries = functions.iter().map(|start| *start as usize);
@@ -156,7 +156,8 @@ impl Rules<'_> {
             }
             Class::CastToKernel => widths.0[usize::from(op.dst)] = 32,
             Class::CastToUser => widths.0[usize::from(op.dst)] = ALL,
-            Class::Store | Class::Branch | Class::Jump | Class::Exit | Class::End => {}
+            Class::Store | Class::Branch | Class::Jump | Class::Computed => {}
+            Class::Exit | Class::End => {}
         }
     }
 }

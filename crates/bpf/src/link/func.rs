@@ -29,6 +29,8 @@ pub(super) struct ResolvedFunc {
     pub(super) insns: Vec<Insn>,
     /// Slots of calls and function addresses, and the functions they mean.
     pub(super) calls: Vec<(u32, usize)>,
+    /// Slots of loads of jump tables, and where each table leads.
+    pub(super) jump_tables: BTreeMap<u32, Vec<u32>>,
     pub(super) poisoned: BTreeMap<u32, Arc<str>>,
     pub(super) kfuncs: BTreeMap<String, u32>,
     pub(super) uses_arena: bool,
@@ -121,7 +123,7 @@ impl<'a> FuncResolver<'a> {
                 continue;
             }
             match section.relocs.get(&slot) {
-                Some(reloc) => self.reference(&mut out, at, slot, reloc),
+                Some(reloc) => self.reference(&mut out, func, at, reloc),
                 None if is_local_call(insn) => {
                     let target = i64::from(slot)
                         .saturating_add(i64::from(insn.imm))
@@ -184,8 +186,8 @@ impl<'a> FuncResolver<'a> {
     fn reference(
         &mut self,
         out: &mut ResolvedFunc,
+        func: &Function,
         at: u32,
-        slot: u32,
         reloc: &CodeReloc,
     ) -> Result<(), InsnProblem> {
         let object = self.object;
@@ -204,7 +206,8 @@ impl<'a> FuncResolver<'a> {
         let is_call = insn.code == BPF_JMP | BPF_CALL;
         if !is_call && !insn.is_ldimm64() {
             return Err(bad(format!(
-                "slot {slot} is neither a call nor a 64-bit immediate load (code {:#04x})",
+                "slot {} is neither a call nor a 64-bit immediate load (code {:#04x})",
+                func.start.saturating_add(at),
                 insn.code
             )));
         }
@@ -233,10 +236,49 @@ impl<'a> FuncResolver<'a> {
                 let offset = value.wrapping_add_signed(i64::from(insn.imm));
                 self.data(out, at, *map, offset)
             }
-            (RelocTarget::Map(_) | RelocTarget::Data { .. }, true) => {
-                Err(bad("data cannot be called".to_owned()))
+            (RelocTarget::JumpTable { offset, size }, false) => {
+                let table = self.jump_table(func, *offset, *size).map_err(bad)?;
+                let is_inside = u64::try_from(insn.imm).is_ok_and(|addend| addend < *size);
+                if !is_inside {
+                    return Err(bad(format!("byte {} of a table of {size}", insn.imm)));
+                }
+                set_load(out, at, 0, [insn.imm, 0]);
+                out.jump_tables.insert(at, table);
+                Ok(())
             }
+            (
+                RelocTarget::Map(_) | RelocTarget::Data { .. } | RelocTarget::JumpTable { .. },
+                true,
+            ) => Err(bad("data cannot be called".to_owned())),
         }
+    }
+
+    /// The slots of a function that a jump table leads to, counted from its start.
+    fn jump_table(&self, func: &Function, offset: u64, size: u64) -> Result<Vec<u32>, String> {
+        let start = usize::try_from(offset).ok();
+        let end = offset
+            .checked_add(size)
+            .and_then(|end| usize::try_from(end).ok());
+        let bytes = match (start, end) {
+            (Some(start), Some(end)) => self.object.jump_tables.get(start..end),
+            _ => None,
+        };
+        let bytes = bytes.ok_or_else(|| "the jump table ends behind its section".to_owned())?;
+        let (entries, rest) = bytes.as_chunks::<8>();
+        if entries.is_empty() || !rest.is_empty() {
+            return Err(format!("a jump table of {size} bytes"));
+        }
+        let range = func.start..func.end();
+        let entries = entries.iter().map(|entry| {
+            let byte = u64::from_le_bytes(*entry);
+            let slot = u32::try_from(byte / 8).ok();
+            let slot = slot.filter(|slot| byte.is_multiple_of(8) && range.contains(slot));
+            let slot = slot.map(|slot| slot.saturating_sub(func.start));
+            slot.ok_or_else(|| {
+                format!("the jump table leads to byte {byte} of the section, outside the function")
+            })
+        });
+        entries.collect()
     }
 
     fn data(

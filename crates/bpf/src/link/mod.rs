@@ -175,6 +175,11 @@ impl<'a> Linker<'a> {
                 let slot = start.saturating_add(*slot);
                 linked.poisoned.insert(slot, Arc::clone(reason));
             }
+            for (slot, table) in &resolved.jump_tables {
+                let table = table.iter().map(|slot| start.saturating_add(*slot));
+                let slot = start.saturating_add(*slot);
+                linked.jump_tables.insert(slot, table.collect());
+            }
             linked.kfuncs.extend(resolved.kfuncs.clone());
             if resolved.uses_arena {
                 linked.arena = self.object.arena;

@@ -25,6 +25,8 @@ pub(crate) enum RelocTarget {
     Map(MapIndex),
     /// A byte of a data section (of the arena's globals, if `map` is the arena).
     Data { map: MapIndex, value: u64 },
+    /// A jump table: bytes of `.jumptables`.
+    JumpTable { offset: u64, size: u64 },
     /// Nothing that an instruction can refer to.
     Unusable(Arc<str>),
 }
@@ -101,6 +103,21 @@ pub(super) fn parse_sections(input: &mut Input<'_>) -> Result<Vec<CodeSection>, 
         });
     }
     Ok(code)
+}
+
+/// Where compilers put the tables of `gotox`: byte offsets of instructions in the section of the
+/// function that jumps.
+const JUMP_TABLES: &str = ".jumptables";
+
+/// The jump tables of all functions.
+pub(super) fn parse_jump_tables(input: &mut Input<'_>) -> Vec<u8> {
+    match input.elf.section(JUMP_TABLES) {
+        Some(section) => {
+            input.roles.insert(section.number, Role::JumpTables);
+            section.data.to_vec()
+        }
+        None => Vec::new(),
+    }
 }
 
 fn by_name(code: &[CodeSection]) -> BTreeMap<String, usize> {
@@ -364,6 +381,10 @@ impl Targets<'_> {
             },
             (Some(Role::Data(map)), _) => RelocTarget::Data { map: *map, value },
             (Some(Role::Arena), Some(map)) => RelocTarget::Data { map, value },
+            (Some(Role::JumpTables), _) => RelocTarget::JumpTable {
+                offset: value,
+                size: symbol.size,
+            },
             (Some(Role::Arena | Role::StructOps) | None, _) => {
                 let name = section_name(self.input, symbol);
                 self.unusable(format!("code cannot refer to section `{name}`"))

@@ -99,6 +99,8 @@ pub struct Object {
     pub(crate) externs: Vec<Extern>,
     pub(crate) struct_ops: Vec<StructOpsVar>,
     pub(crate) globals: BTreeMap<String, Global>,
+    /// The bytes of `.jumptables`.
+    pub(crate) jump_tables: Vec<u8>,
     /// Names of ELF symbols, for messages.
     pub(crate) symbols: Vec<String>,
 }
@@ -116,6 +118,8 @@ pub(crate) enum Role {
     Arena,
     /// `.struct_ops*`
     StructOps,
+    /// `.jumptables`
+    JumpTables,
 }
 
 /// Everything that the parsers of single sections share.
@@ -146,6 +150,7 @@ impl Object {
         data::parse(&mut input, &mut maps, arena)?;
         let externs = externs::parse(&input, &mut maps)?;
         let mut code = code::parse_sections(&mut input)?;
+        let jump_tables = code::parse_jump_tables(&mut input);
         code::attach_ext(&mut code, &ext);
         let funcs = code::parse_functions(&input, &ext)?;
         let programs = code::programs(&code, &funcs)?;
@@ -164,6 +169,7 @@ impl Object {
             externs: externs.list,
             struct_ops,
             globals,
+            jump_tables,
             symbols: elf.symbols.iter().map(|s| s.name.to_owned()).collect(),
             btf: Arc::new(btf),
         })

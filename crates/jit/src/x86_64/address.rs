@@ -89,7 +89,7 @@ impl Addresses {
                 anchors,
             };
         }
-        let widths = analysis::widths(source.ops, blocks, source.functions);
+        let widths = analysis::widths(source.ops, blocks, &source.entries());
         let planner = |anchors: RegSet| Planner {
             ops: source.ops,
             contained: &contained,

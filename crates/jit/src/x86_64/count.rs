@@ -144,16 +144,13 @@ fn blocks(source: &Source<'_>, lengths: &[u32]) -> Vec<Block> {
             Class::CallFunction => ways.push((usize::MAX, number_of(target))),
             _ => {}
         }
-        if op.code.class() != Class::Jump {
+        if !matches!(op.code.class(), Class::Jump | Class::Computed) {
             ways.push((block.last, number_of(behind(ops, block.last))));
         }
     }
-    let functions = source.functions.iter().map(|start| *start as usize);
-    ways.extend(
-        functions
-            .chain([0])
-            .map(|start| (usize::MAX, number_of(start))),
-    );
+    let entries = source.entries();
+    let entries = entries.iter().map(|start| *start as usize).chain([0]);
+    ways.extend(entries.map(|start| (usize::MAX, number_of(start))));
     for (from, to) in ways {
         let Some(block) = to.ok().and_then(|number| blocks.get_mut(number)) else {
             continue;
@@ -218,6 +215,7 @@ impl Joiner<'_> {
                 (target > block && target < self.blocks.len()).then_some(target)
             }
             Class::Call | Class::CallFunction | Class::Exit | Class::End => None,
+            Class::Computed => None,
             Class::CastToKernel | Class::CastToUser => {
                 let ends = arena(self.source) == Arena::None;
                 (!ends).then_some(block + 1)

@@ -4,7 +4,7 @@ use dynasmrt::{DynasmApi, DynasmLabelApi, dynasm};
 use harena_bpf::code::{Op, OpCode};
 
 use super::alu::imm32;
-use super::{CTX, Emitter, NATIVE, R10, T0, T1, field};
+use super::{CTX, Emitter, NATIVE, R10, RareKind, T0, T1, field};
 
 /// How operands are compared.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -110,6 +110,55 @@ impl Emitter<'_> {
             (_, Compare::K32) => emit!(cmp Rd(d), imm),
             (_, Compare::X64) => emit!(cmp Rq(d), Rq(s)),
             (_, Compare::X32) => emit!(cmp Rd(d), Rd(s)),
+        }
+    }
+
+    /// Goes where a register says, which names the text of a slot: by a table, from the first slot
+    /// that jump tables lead to until the last. What is not there ends the run.
+    pub(super) fn computed(&mut self, slot: u32, op: &Op) {
+        let targets = self.source.jump_targets;
+        let ends = self.rare(slot, RareKind::Ends);
+        let (Some(first), Some(last)) = (targets.first(), targets.last()) else {
+            dynasm!(self.asm(); .arch x64; jmp =>ends);
+            return;
+        };
+        let table = match self.jump_table {
+            Some(table) => table,
+            None => self.asm().new_dynamic_label(),
+        };
+        self.jump_table = Some(table);
+        let text = self.source.text.wrapping_add(u64::from(*first) * 8);
+        let count = (last - first + 1).cast_signed();
+        let reg = self.value(op.dst, T1);
+        let text = text.wrapping_neg().cast_signed();
+        dynasm!(self.asm(); .arch x64
+            ; mov Rq(T0), QWORD text
+            ; add Rq(T0), Rq(reg)
+            // What is no multiple of 8 becomes large.
+            ; ror Rq(T0), 3
+            ; cmp Rq(T0), DWORD count
+            ; jae =>ends
+            ; lea Rq(T1), [=>table]
+            ; movsxd Rq(T0), DWORD [Rq(T1) + Rq(T0) * 4]
+            ; test Rq(T0), Rq(T0)
+            ; jz =>ends
+            ; add Rq(T0), Rq(T1)
+            ; jmp Rq(T0)
+        );
+    }
+
+    /// The table: distances from itself to code, 0 where nothing may lead.
+    pub(super) fn jump_table(&mut self) {
+        let Some(table) = self.jump_table else { return };
+        dynasm!(self.asm(); .arch x64; .align 4; =>table);
+        let here = self.compiler.here();
+        let mut starts = core::mem::take(&mut self.starts).into_iter().peekable();
+        let first = starts.peek().map_or(0, |(slot, _)| *slot);
+        let last = self.source.jump_targets.last().copied().unwrap_or(first);
+        for slot in first..=last {
+            let start = starts.next_if(|(start, _)| *start == slot);
+            let distance = start.map_or(0, |(_, offset)| offset.wrapping_sub(here).cast_signed());
+            dynasm!(self.asm(); .arch x64; .i32 distance);
         }
     }
 

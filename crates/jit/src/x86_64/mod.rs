@@ -135,7 +135,7 @@ impl Compiler {
         } else {
             Vec::new()
         };
-        let blocks = analysis::blocks(source.ops, source.functions, arena);
+        let blocks = analysis::blocks(source.ops, &source.entries(), arena);
         let weights = weights(source.ops);
         let mut free = role::free(source.ops);
         let addresses = Addresses::plan(source, &blocks, &weights, &mut free);
@@ -148,6 +148,8 @@ impl Compiler {
             blocks,
             counts,
             uncounted: BTreeMap::new(),
+            starts: Vec::new(),
+            jump_table: None,
             addresses,
             roles,
             saved: used_saved(source.ops),
@@ -256,6 +258,10 @@ struct Emitter<'a> {
     counts: Counts,
     /// Where blocks begin for those who have counted them already.
     uncounted: BTreeMap<u32, DynamicLabel>,
+    /// Offsets of the code of slots that jump tables lead to.
+    starts: Vec<(u32, u32)>,
+    /// Where the program's table of these is, if anything jumps by it.
+    jump_table: Option<DynamicLabel>,
     /// Live registers behind each slot; empty without calls.
     live: Vec<RegSet>,
     addresses: Addresses,
@@ -348,6 +354,9 @@ impl Emitter<'_> {
                 self.align();
             }
             let (offset, label) = (self.compiler.here(), self.labels[slot]);
+            if self.source.jump_targets.binary_search(&at).is_ok() {
+                self.starts.push((at, offset));
+            }
             self.compiler.lines.push(Line { offset, slot: at });
             dynasm!(self.asm(); .arch x64; =>label);
             self.count(at);
@@ -367,6 +376,7 @@ impl Emitter<'_> {
         self.rare_paths();
         let shared = self.compiler.here();
         self.common_paths();
+        self.jump_table();
         ProgramCode {
             entry,
             functions,
@@ -431,6 +441,7 @@ impl Emitter<'_> {
                 };
                 dynasm!(self.asm(); .arch x64; jmp =>target);
             }
+            Class::Computed => self.computed(slot, op),
             Class::Branch => self.branch(op),
             Class::Call => self.call_host(slot, op),
             Class::CallFunction => self.call_function(slot, op),

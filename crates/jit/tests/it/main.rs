@@ -55,7 +55,7 @@ fn compile(case: &Case) -> (Vec<String>, Code, ProgramCode, CodeImage) {
     functions.sort_unstable();
     functions.dedup();
     if case.has_arena {
-        analysis::mark(&mut code.ops, &functions, &[0]);
+        analysis::mark(&mut code.ops, &functions, &[0], &[]);
     }
     if case.is_masked && !case.has_arena {
         for op in &mut code.ops {

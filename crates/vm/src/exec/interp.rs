@@ -421,6 +421,13 @@ pub(super) fn run(
                 r[10] += FRAME_BYTES;
                 pc = op.off.cast_unsigned() as usize;
             }
+            OpCode::GotoX => match program.jump_target(r[d]) {
+                Some(target) => pc = target as usize,
+                None => {
+                    let address = r[d];
+                    return Err(out.abort(pc, left, AbortCause::JumpTarget { address }));
+                }
+            },
             OpCode::Exit => {
                 if out.vm.frames.len() == base_frames {
                     out.vm.insns_left = left;

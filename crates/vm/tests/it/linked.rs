@@ -8,7 +8,7 @@ use super::objects::{CTX_SIZE, link_bytes, read};
 use super::support::{KFUNCS, TestHost, config};
 
 /// A loaded object and a context for its programs.
-struct Machine {
+pub(super) struct Machine {
     vm: Vm,
     object: LinkedObject,
     progs: Vec<ProgId>,
@@ -16,7 +16,7 @@ struct Machine {
 }
 
 impl Machine {
-    fn new(object: LinkedObject) -> Self {
+    pub(super) fn new(object: LinkedObject) -> Self {
         let mut vm = Vm::new(config(2)).expect("address space");
         let progs = vm.load(&object, KFUNCS).expect("loads").programs;
         let ctx = vm.mem().alloc(Region::Contexts, CTX_SIZE, 8).expect("room");
@@ -29,7 +29,7 @@ impl Machine {
     }
 
     /// Runs a program: its return value and what it leaves in the context.
-    fn run(&mut self, name: &str, words: &[u64; 4]) -> (u64, Vec<u64>) {
+    pub(super) fn run(&mut self, name: &str, words: &[u64; 4]) -> (u64, Vec<u64>) {
         let index = self.object.programs.iter().position(|p| p.name == name);
         let prog = self.progs[index.unwrap_or_else(|| panic!("no program {name}"))];
         self.vm.write_args(self.ctx, words).expect("room");

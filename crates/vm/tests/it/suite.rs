@@ -9,6 +9,7 @@ mod arena;
 mod held;
 mod hostile;
 mod insns;
+mod jump_tables;
 mod linked;
 mod loading;
 mod maps;

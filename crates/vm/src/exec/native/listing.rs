@@ -15,7 +15,7 @@ pub(crate) fn listing(vm: &Vm, program: &Program) -> Result<Listing, JitRefused>
     let prepared = Prepared::new(vm, program);
     let source = prepared.source(program);
     let blocks = prepared.blocks(program);
-    let reached = analysis::reached(source.ops, &blocks, source.functions);
+    let reached = analysis::reached(source.ops, &blocks, &source.entries());
     let slots = source.ops.iter().zip(&blocks).enumerate();
     let slots = slots.map(|(slot, (op, block))| ListedSlot {
         block: *block,
@@ -26,7 +26,7 @@ pub(crate) fn listing(vm: &Vm, program: &Program) -> Result<Listing, JitRefused>
         is_either: op.space == Space::Either,
     });
     let slots = slots.collect();
-    let stack = analysis::stack_depths(source.ops, &blocks, source.functions);
+    let stack = analysis::stack_depths(source.ops, &blocks, source.functions, source.jump_targets);
     let functions = source.functions.iter().zip(stack);
     let functions = functions.map(|(&start, stack)| ListedFunction { start, stack });
     let functions = functions.collect();

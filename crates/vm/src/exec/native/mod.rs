@@ -67,6 +67,7 @@ mod mapped {
     use super::memory::ExecMemory;
     use super::proofs::{self, ContextUse};
     use crate::listing::CodeRange;
+    use crate::load::text_address;
     use crate::mem::GuestMem;
     use crate::program::Program;
     use crate::vm::Vm;
@@ -165,6 +166,7 @@ mod mapped {
     #[derive(Debug)]
     pub(super) struct Prepared {
         functions: Vec<u32>,
+        text: u64,
         arena: Option<UserCast>,
         proofs: Vec<Proof>,
         containment: Containment,
@@ -188,9 +190,12 @@ mod mapped {
                     UserCast::AddHigh
                 }
             });
-            let (proofs, context) = proofs::proofs(&vm.mem, ops, &functions, has(arena));
+            let targets = &program.executable.jump_targets[..];
+            let entries = [&functions[..], targets].concat();
+            let (proofs, context) = proofs::proofs(&vm.mem, ops, &entries, has(arena));
             Self {
                 functions,
+                text: text_address(program.id, 0),
                 arena,
                 proofs,
                 containment: vm.mem.containment(),
@@ -202,6 +207,8 @@ mod mapped {
             Source {
                 ops: &program.executable.code.ops,
                 functions: &self.functions,
+                jump_targets: &program.executable.jump_targets,
+                text: self.text,
                 arena: self.arena,
                 proofs: &self.proofs,
                 containment: self.containment,
@@ -210,8 +217,8 @@ mod mapped {
 
         /// Operations of the block that begins at each slot.
         pub(super) fn blocks(&self, program: &Program) -> Vec<u32> {
-            let ops = &program.executable.code.ops;
-            analysis::blocks(ops, &self.functions, has(self.arena))
+            let source = self.source(program);
+            analysis::blocks(source.ops, &source.entries(), has(self.arena))
         }
     }
 

@@ -42,11 +42,11 @@ impl ContextUse {
 pub(super) fn proofs(
     mem: &GuestMem,
     ops: &[Op],
-    functions: &[u32],
+    entries: &[u32],
     arena: Arena,
 ) -> (Vec<Proof>, ContextUse) {
-    let blocks = analysis::blocks(ops, functions, arena);
-    let bases = analysis::bases(ops, &blocks, functions);
+    let blocks = analysis::blocks(ops, entries, arena);
+    let bases = analysis::bases(ops, &blocks, entries);
     let mut context = ContextUse::default();
     let proofs = ops.iter().zip(bases).map(|(op, base)| match base {
         // Only the low half of such a pointer counts.
