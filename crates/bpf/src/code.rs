@@ -79,7 +79,7 @@ opcodes! {
     Load: Ldx8 Ldx16 Ldx32 Ldx64 Ldsx8 Ldsx16 Ldsx32 LdAcq8 LdAcq16 LdAcq32 LdAcq64;
     Store: St8 St16 St32 St64 Stx8 Stx16 Stx32 Stx64 StRel8 StRel16 StRel32 StRel64;
     Atomic: Atomic32 Atomic64;
-    Call: CallHelper CallKfunc;
+    Call: CallHelper CallKfunc CallX;
     CallFunction: CallFunction;
     Exit: Exit;
     End: StackBounds Poison Hole FellOff;
@@ -112,7 +112,7 @@ pub enum Class {
     Computed,
     /// Goes on elsewhere or behind.
     Branch,
-    /// Calls a helper or kfunc.
+    /// Calls a helper or kfunc; `CallX` the helper whose number a register holds.
     Call,
     /// Calls a function of the program.
     CallFunction,
@@ -355,7 +355,10 @@ impl Decoder<'_> {
             }
             (BPF_EXIT, true, false) => Ok(plain(OpCode::Exit)),
             (BPF_CALL, true, false) => self.call(slot, insn),
-            (BPF_CALL, true, true) => Err((slot, "callx is not supported".to_owned())),
+            (BPF_CALL, true, true) if insn.src == 0 && insn.off == 0 && insn.imm == 0 => Ok(Op {
+                code: OpCode::CallX,
+                ..op
+            }),
             _ => match jump_code(operation, wide, by_register) {
                 Some(code) => self.jump_to(slot, Op { code, ..op }, i64::from(insn.off)),
                 None => Err(unknown(slot, insn)),

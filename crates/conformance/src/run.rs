@@ -44,6 +44,7 @@ pub fn run(request: &Request<'_>) -> Result<u64, RunError> {
     let mut vm = Vm::new(VmConfig {
         engine: request.engine,
         containment: request.containment,
+        callx: true,
         ..VmConfig::new(1)
     })?;
     let args = memory(&vm, request.memory)?;

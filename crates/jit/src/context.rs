@@ -75,6 +75,8 @@ pub struct Context {
     pub may_goto_left: [u32; FRAMES_MAX],
     /// The same at a frame's start.
     pub may_goto_max: u32,
+    /// What the register of a `callx` holds, while its call is made.
+    pub callee: u64,
 }
 
 /// Bits of a guest address that masked accesses keep.

@@ -179,6 +179,7 @@ fn load_program(
         kfuncs,
         linked,
         id,
+        callx: vm.config.callx,
         arena: None,
         called: Vec::new(),
     };
@@ -206,6 +207,7 @@ struct ProgramLoader<'a> {
     kfuncs: &'a BTreeMap<u32, KfuncDesc>,
     linked: &'a LinkedProgram,
     id: ProgId,
+    callx: bool,
     arena: Option<MapId>,
     called: Vec<KfuncDesc>,
 }
@@ -225,6 +227,12 @@ impl ProgramLoader<'_> {
             if self.linked.poisoned.contains_key(&slot_number(slot)) {
                 code.ops[slot].code = OpCode::Poison;
                 continue;
+            }
+            if op.code == OpCode::CallX && !self.callx {
+                return Err(VmLoadError::BadInsn {
+                    place: self.place(slot),
+                    reason: "callx is not supported".to_owned(),
+                });
             }
             if let Some(table) = self.linked.jump_tables.get(&slot_number(slot)) {
                 code.ops[slot].imm = self.jump_table(slot, &code.ops, table)?;

@@ -57,6 +57,9 @@ pub struct VmConfig {
     pub engine: Engine,
     /// What keeps them inside.
     pub containment: Containment,
+    /// Whether `callx` calls the helper whose number a register holds. No kernel takes it, but the
+    /// instruction set's conformance tests have it.
+    pub callx: bool,
 }
 
 impl VmConfig {
@@ -70,6 +73,7 @@ impl VmConfig {
             arena_fail: FailedAllocs::None,
             engine: Engine::Interpreter,
             containment: Containment::Mask,
+            callx: false,
         }
     }
 }

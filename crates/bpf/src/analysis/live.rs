@@ -77,6 +77,7 @@ pub fn reads(op: &Op) -> RegSet {
         Class::AluK | Class::Computed => dst,
         Class::Move | Class::CastToKernel | Class::CastToUser | Class::Load => src,
         Class::Atomic => dst.with(src).with(RegSet::of(0)),
+        Class::Call if op.code == OpCode::CallX => RegSet::ARGUMENTS.with(dst),
         Class::Call => RegSet::ARGUMENTS,
         Class::Exit => RegSet::of(0),
         Class::Set | Class::Jump | Class::CallFunction | Class::End => RegSet::NONE,

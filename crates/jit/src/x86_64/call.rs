@@ -2,7 +2,7 @@
 
 use dynasmrt::{DynasmApi, DynasmLabelApi, dynasm};
 use harena_bpf::analysis::RegSet;
-use harena_bpf::code::{FRAME_SIZE, Op};
+use harena_bpf::code::{FRAME_SIZE, Op, OpCode};
 
 use crate::context::reply;
 
@@ -26,6 +26,11 @@ impl Emitter<'_> {
             ; mov DWORD [Rq(CTX) + field!(pc)], slot.cast_signed()
             ; mov [Rq(CTX) + field!(left)], Rq(LEFT)
         );
+        if op.code == OpCode::CallX {
+            let callee = self.value(op.dst, T0);
+            dynasm!(self.asm(); .arch x64; mov [Rq(CTX) + field!(callee)], Rq(callee));
+        }
+        let asm = self.asm();
         for reg in saved.iter().copied() {
             dynasm!(asm; .arch x64; push Rq(reg));
         }

@@ -218,11 +218,11 @@ pub(super) fn run(
             }};
         }
         macro_rules! call {
-            ($f:expr) => {{
+            ($f:expr, $number:expr) => {{
                 out.at(pc);
                 out.vm.insns_left = left;
                 let args = [r[1], r[2], r[3], r[4], r[5]];
-                r[0] = $f(out.vm, out.host, program, w(op.imm), args)?;
+                r[0] = $f(out.vm, out.host, program, $number, args)?;
                 left = out.vm.insns_left;
             }};
         }
@@ -410,8 +410,9 @@ pub(super) fn run(
                     }
                 }
             }
-            OpCode::CallHelper => call!(helpers::call),
-            OpCode::CallKfunc => call!(kfuncs::call),
+            OpCode::CallHelper => call!(helpers::call, w(op.imm)),
+            OpCode::CallX => call!(helpers::call_by_register, r[d]),
+            OpCode::CallKfunc => call!(kfuncs::call, w(op.imm)),
             OpCode::CallFunction => {
                 out.at(pc);
                 out.vm.insns_left = left;

@@ -273,6 +273,18 @@ pub(crate) fn call(
     Ok(ret)
 }
 
+/// Calls the helper whose number a register holds.
+pub(crate) fn call_by_register(
+    vm: &mut Vm,
+    host: &mut dyn Host,
+    program: &Program,
+    number: u64,
+    args: [u64; 5],
+) -> Result<u64, Abort> {
+    let id = u32::try_from(number).unwrap_or(u32::MAX);
+    call(vm, host, program, id, args)
+}
+
 /// The kernel's name of a helper, if the engine has it.
 #[must_use]
 pub fn name_of(id: u32) -> Option<&'static str> {

@@ -214,6 +214,11 @@ impl Activation<'_> {
     fn try_call(&mut self, args: [u64; 5]) -> Result<(u64, u64), Abort> {
         let op = self.program.executable.code.ops[self.context.pc as usize];
         assert_eq!(op.code.class(), Class::Call, "{op:?}");
+        if op.code == OpCode::CallX {
+            let callee = self.context.callee;
+            let r0 = helpers::call_by_register(self.vm, self.host, self.program, callee, args)?;
+            return Ok((r0, reply::GO_ON));
+        }
         let number = u32::try_from(op.imm).expect("numbers of calls have 32 bits");
         if op.code == OpCode::CallKfunc {
             let r0 = kfuncs::call(self.vm, self.host, self.program, number, args)?;
