@@ -98,8 +98,9 @@ impl Addresses {
             state: State::default(),
             kept: 0,
         };
-        // A call of a function comes back with other anchors.
-        if source.functions.len() == 1 && !free.is_empty() {
+        // A call of a function, be it the same, comes back with the callee's anchors.
+        let calls = |op: &Op| op.code == OpCode::CallFunction;
+        if !source.ops.iter().any(calls) && source.functions.len() == 1 && !free.is_empty() {
             let mut all = planner(RegSet::ALL.without(RegSet::of(R10)));
             all.program(blocks, &widths);
             for reg in worthwhile(source.ops, &all.plans, weights) {

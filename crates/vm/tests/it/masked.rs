@@ -234,3 +234,30 @@ fn a_sum_with_an_index_is_reported_as_it_was_alleged() {
         }
     }
 }
+
+/// A function that calls itself comes back with its own pointer, not with its callee's.
+#[test]
+fn a_pointer_outlives_a_recursion() {
+    let text = "
+        r6 = r1
+        r7 = 0
+        r0 = 0
+        if r2 == 1 goto sum
+        r1 = r6
+        r1 += 4096
+        r2 = 1
+        call -8
+        r7 = 0
+        sum: r1 = *(u64 *)(r6 + 0)
+        r0 += r1
+        r7 += 1
+        if r7 != 5 goto sum
+        exit";
+    let mut bench = masked(text, Vec::new());
+    let block = bench.vm.mem().alloc(Region::Maps, 1 << 13, 8);
+    let block = block.expect("room");
+    bench.vm.mem().write_u64(block, 3).expect("there");
+    let next = block.checked_add(4096).expect("inside");
+    bench.vm.mem().write_u64(next, 100).expect("there");
+    assert_eq!(bench.run(block.raw()), 5 * 100 + 5 * 3);
+}
