@@ -74,6 +74,7 @@ pub(crate) fn load(
     for program in programs {
         loaded.programs.push(program.id());
         vm.programs.push(Arc::new(program));
+        vm.references.push(None);
         vm.streams.push(Streams::default());
     }
     fill_slots(vm, object, &loaded)?;

@@ -183,6 +183,9 @@ pub struct Vm {
     pub(crate) config: VmConfig,
     pub(crate) maps: Vec<Map>,
     pub(crate) programs: Vec<Arc<Program>>,
+    /// A second reference to each, which a run takes and gives back: whoever runs one need not
+    /// count.
+    pub(crate) references: Vec<Option<Arc<Program>>>,
     pub(crate) struct_ops: Vec<StructOpsMap>,
     pub(crate) streams: Vec<Streams>,
     pub(crate) trace: Stream,
@@ -237,6 +240,7 @@ impl Vm {
             config,
             maps: Vec::new(),
             programs: Vec::new(),
+            references: Vec::new(),
             struct_ops: Vec::new(),
             streams: Vec::new(),
             trace: Stream::default(),

@@ -58,7 +58,9 @@ pub(crate) fn enter(vm: &mut Vm, entry: Entry, host: &mut dyn Host) -> Result<Ru
         vm.insns_left = vm.config.insn_budget;
     }
     seal(vm)?;
-    let program = Arc::clone(&vm.programs[entry.prog.index()]);
+    let index = entry.prog.index();
+    let program = vm.references[index].take();
+    let program = program.unwrap_or_else(|| Arc::clone(&vm.programs[index]));
     let left_before = vm.insns_left;
     report_earlier_faults(vm, host, &program)?;
     let first_frame = vm.frames.len();
@@ -79,6 +81,7 @@ pub(crate) fn enter(vm: &mut Vm, entry: Entry, host: &mut dyn Host) -> Result<Ru
     }
     vm.frames.truncate(first_frame);
     vm.runs.pop();
+    vm.references[index] = Some(program);
     let insns = left_before - vm.insns_left;
     if depth == 0 {
         vm.insns_total += insns;
