@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //
-// jump_tables: programs whose `switch` statements become jump tables and `gotox`, the one source that
-// is compiled with them: in a program, in a function of another section that two programs call, and
-// two in one function. What each computes, its test computes too.
+// jump_tables: programs whose `switch` statements become jump tables and `gotox`, the one source
+// that is compiled with them: in a program, in a function of another section that two programs
+// call, and two in one function. What each computes, its test computes too.
 #include "scx.h"
 
 char _license[] SEC("license") = "GPL";

@@ -33,7 +33,7 @@ struct Parser<'a> {
     out: Vec<u8>,
 }
 
-/// Formats one message, cut at [`MESSAGE_MAX`].
+/// Formats one message, cut at `MESSAGE_MAX` bytes.
 pub fn format(mem: &GuestMem, fmt: &[u8], args: &[u64]) -> Result<Vec<u8>, Errno> {
     let mut out = format_all(mem, fmt, args)?;
     out.truncate(MESSAGE_MAX - 1);

@@ -82,7 +82,7 @@ impl VmConfig {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RunArgs {
     /// r1: the context. A struct_ops program gets the address of a `u64[]` of its arguments
-    /// (see [`Vm::args`]).
+    /// (see [`Vm::write_args`]).
     pub ctx: KernAddr,
     /// r2 to r5: 0 wherever a kernel calls programs. Programs may take nothing for granted
     /// about them.

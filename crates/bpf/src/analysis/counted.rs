@@ -3,10 +3,10 @@
 //!
 //! An addition of a constant to a register, behind which its block ends with a comparison for
 //! equality with `last`, *counts to* `last`, if the register holds there either what the addition
-//! itself left, when it was not equal, or one of certain constants, from each of which so many steps
-//! lead exactly there. So no way may lead to it from any function's start, from anything else
-//! that writes the register, nor from where it was equal, that does not pass one of these constants.
-//! Then it leaves at most `last`.
+//! itself left, when it was not equal, or one of certain constants, from each of which so many
+//! steps lead exactly there. So no way may lead to it from any function's start, from anything
+//! else that writes the register, nor from where it was equal, that does not pass one of these
+//! constants. Then it leaves at most `last`.
 #![cfg_attr(
     not(test),
     expect(

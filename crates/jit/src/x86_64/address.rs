@@ -229,8 +229,8 @@ impl State {
         self.drop_sums(|sum| sum.anchor == reg || sum.index == Index::Reg(reg));
     }
 
-    /// The operation in a slot overwrites a register: should it be the index of a sum that is needed
-    /// later, there is T0 to save it in, if nothing else is there.
+    /// The operation in a slot overwrites a register: should it be the index of a sum that is
+    /// needed later, there is T0 to save it in, if nothing else is there.
     fn save(&mut self, slot: usize, reg: u8) {
         if self.temp.is_some() {
             return;
@@ -314,7 +314,8 @@ impl Planner<'_> {
     fn masked(&mut self, slot: usize) -> bool {
         let op = &self.ops[slot];
         let reg = base_of(op);
-        // While anchors are being looked for, each register is one: what it is the sum of goes first.
+        // While anchors are being looked for, each register is one: what it is the sum of goes
+        // first.
         if let Some(Sum { anchor, index }) = self.state.sum(reg) {
             self.plans[slot].address = Address::Anchored(anchor, index);
             if let (Index::Saved, Some((Temp::Saved(saved), by))) = (index, self.state.temp) {

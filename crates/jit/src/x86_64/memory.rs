@@ -247,7 +247,7 @@ impl Emitter<'_> {
     fn check_alignment(&mut self, op: &Op, mem: Mem, rare: DynamicLabel) -> Mem {
         let mask = i8::try_from(op.size - 1).expect("8 bytes at most");
         match mem {
-            Mem::Base(..) => unreachable!("see `in_frame`"),
+            Mem::Base(..) => unreachable!("atomics are never anchored"),
             Mem::Index(base, index, disp) => {
                 // Windows and the guest are aligned.
                 if disp != 0 {
