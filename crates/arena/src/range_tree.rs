@@ -51,9 +51,12 @@ impl RangeTree {
         self.holding(start).is_some() || self.by_start.range(start..end).next().is_some()
     }
 
-    /// Makes the range free, whatever it was.
+    /// Makes the range free, whatever it was. One that is free already is no change.
     pub(crate) fn set(&mut self, start: u32, len: u32) {
         assert!(len > 0, "an empty range cannot be freed");
+        if self.is_set(start, len) {
+            return;
+        }
         self.clear(start, len);
         let (mut first, mut end) = (start, start + len);
         if let Some((left, free)) = self
@@ -210,7 +213,19 @@ mod tests {
             tree.set(start, 2);
         }
         assert_eq!(tree.find(2), Some(20));
+        tree.clear(0, 2);
         tree.set(0, 2);
         assert_eq!(tree.find(1), Some(0));
+    }
+
+    #[test]
+    fn what_was_free_is_not_changed_by_freeing_it() {
+        let mut tree = RangeTree::new();
+        for start in [0, 10, 20] {
+            tree.set(start, 2);
+        }
+        tree.set(0, 2);
+        tree.set(11, 1);
+        assert_eq!(tree.find(2), Some(20));
     }
 }
