@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use harena_abi::{ArenaOffset, Errno, KernAddr, PageIndex, UserAddr};
+use harena_abi::{ArenaOffset, Errno, KernAddr, PAGE_SIZE, PageIndex, UserAddr};
 use harena_arena::Arena;
 
 use crate::error::{Abort, AbortCause};
@@ -352,6 +352,10 @@ fn arena_free_pages(ctx: &mut Ctx<'_>, [map, ptr, count, ..]: [u64; 5]) -> Answe
     let arena = arena(ctx, map)?;
     let (ptr, count) = (UserAddr::new(ptr), u32_of(count));
     charge_pages(ctx, count)?;
+    // The page at offset 0 is freed by its user address, never by NULL.
+    if ptr.raw() == 0 {
+        return Ok(0);
+    }
     if !may_sleep(ctx) || arena.free_pages(ptr, count).is_err() {
         arena.free_pages_deferred(ptr, count);
         let id = ctx.map_id(map)?;
@@ -363,6 +367,10 @@ fn arena_free_pages(ctx: &mut Ctx<'_>, [map, ptr, count, ..]: [u64; 5]) -> Answe
 fn arena_reserve_pages(ctx: &mut Ctx<'_>, [map, ptr, count, ..]: [u64; 5]) -> Answer {
     let arena = arena(ctx, map)?;
     charge_pages(ctx, u32_of(count))?;
+    // The kernel says that it did, and does nothing.
+    if !ptr.is_multiple_of(PAGE_SIZE) {
+        return Ok(0);
+    }
     match arena.reserve_pages(UserAddr::new(ptr), u32_of(count)) {
         Ok(()) => Ok(0),
         Err(error) => Err(error.errno().into()),

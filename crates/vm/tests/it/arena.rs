@@ -292,6 +292,16 @@ fn reserve_and_free_answer_as_the_kernel() {
     let twice = at(BASE, reserve) + &at(BASE + 4096, reserve);
     assert_eq!(bench(&twice).run(0), errno(Errno::EBUSY));
     assert_eq!(bench(&(at(BASE, reserve) + &at(BASE, alloc))).run(0), 0);
+    // Inside of a page there is nothing to reserve, which is no error.
+    let inside = at(BASE + 8, reserve);
+    assert_eq!(bench(&inside).run(0), 0);
+    assert_eq!(bench(&(inside + &at(BASE, alloc))).run(0), BASE);
+    // NULL is no page, though it has the first one's offset.
+    let nothing = at(BASE, alloc) + &at(0, free) + &at(BASE, alloc);
+    let mut kept = bench(&nothing);
+    assert_eq!(kept.run(0), 0);
+    let arena = kept.vm.arena(kept.loaded.maps[0]).unwrap();
+    assert_eq!(arena.pages_in_use(), 2);
     // A program that may not sleep gets its pages back once it has ended.
     let mut again = bench(&(at(BASE, alloc) + "r6 = r0\n" + &at(BASE, free) + "r0 = r6"));
     assert_eq!(again.run(0), BASE);
