@@ -178,6 +178,15 @@ impl Op {
         }
     }
 
+    /// Whether this is a load-acquire.
+    #[must_use]
+    pub const fn is_acquire(&self) -> bool {
+        matches!(
+            self.code,
+            OpCode::LdAcq8 | OpCode::LdAcq16 | OpCode::LdAcq32 | OpCode::LdAcq64
+        )
+    }
+
     /// What an atomic does, and whether it gives the old value.
     #[must_use]
     pub fn atomic(&self) -> Option<(AtomicOp, bool)> {

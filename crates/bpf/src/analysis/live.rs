@@ -75,6 +75,8 @@ pub fn reads(op: &Op) -> RegSet {
     match op.code.class() {
         Class::AluX | Class::Branch | Class::Store => dst.with(src),
         Class::AluK | Class::Computed => dst,
+        // One that faults leaves its register as it was.
+        Class::Load if op.is_acquire() => dst.with(src),
         Class::Move | Class::CastToKernel | Class::CastToUser | Class::Load => src,
         Class::Atomic => dst.with(src).with(RegSet::of(0)),
         Class::Call if op.code == OpCode::CallX => RegSet::ARGUMENTS.with(dst),
@@ -187,6 +189,15 @@ mod tests {
         assert_eq!(live("call 5; r0 = r2; exit", 0), [2]);
         let looped = "again: call 5; r0 += r7; if r0 != 3 goto again; exit";
         assert_eq!(live(looped, 0), [0, 1, 2, 3, 4, 5, 7]);
+    }
+
+    #[test]
+    fn a_load_acquire_may_leave_its_register() {
+        assert_eq!(
+            live("call 5; w0 = load_acquire((u8 *)(r6 + 0)); exit", 0),
+            [0, 6]
+        );
+        assert_eq!(live("call 5; w0 = *(u8 *)(r6 + 0); exit", 0), [6]);
     }
 
     #[test]

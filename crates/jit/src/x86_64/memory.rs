@@ -368,7 +368,8 @@ impl Emitter<'_> {
         let op = self.source.ops[slot as usize];
         let result = op.result();
         if let Some((fault_pc, resume_pc)) = fault {
-            let zero_reg = result.filter(|_| op.code.class() == Class::Load);
+            let is_zeroed = op.code.class() == Class::Load && !op.is_acquire();
+            let zero_reg = result.filter(|_| is_zeroed);
             self.compiler.faults.push(Fault {
                 fault_pc,
                 resume_pc,
@@ -383,8 +384,8 @@ impl Emitter<'_> {
         if base != T0 {
             dynasm!(self.asm(); .arch x64; mov Rq(T0), Rq(base));
         }
-        if is_by_register(&op) {
-            let value = self.value(op.src, T1);
+        if is_by_register(&op) || op.is_acquire() {
+            let value = self.value(if op.is_acquire() { op.dst } else { op.src }, T1);
             if value != T1 {
                 dynasm!(self.asm(); .arch x64; mov Rq(T1), Rq(value));
             }

@@ -2,7 +2,8 @@
 //! machine code does not do itself.
 //!
 //! A faulting load gives 0, a faulting store is dropped whole, a faulting atomic leaves
-//! memory and registers alone; each is reported and the program goes on behind it.
+//! memory and registers alone, as does a load-acquire, which the kernel encodes as one; each is
+//! reported and the program goes on behind it.
 
 use std::sync::atomic::{Ordering, fence};
 
@@ -144,13 +145,13 @@ impl Atomic {
     }
 }
 
-/// A load; 0 if it faults.
+/// A load; `otherwise` if it faults.
 pub(super) fn load<T: Scalar>(
     vm: &mut Vm,
     host: &mut dyn Host,
     program: &Program,
     view: Option<&ArenaView<'_>>,
-    at: At,
+    (at, otherwise): (At, u64),
 ) -> u64 {
     let value = match at.in_arena(view) {
         Some((view, offset)) => vm.mem.load_in::<T>(view.arena, offset),
@@ -158,7 +159,7 @@ pub(super) fn load<T: Scalar>(
     };
     value.unwrap_or_else(|| {
         at.report(vm, host, program, view, Access::Read);
-        0
+        otherwise
     })
 }
 
@@ -203,7 +204,7 @@ pub(super) struct Request<'a> {
     pub(super) op: &'a Op,
     /// The register that the operation goes through.
     pub(super) base: u64,
-    /// What is stored, or the atomic's operand.
+    /// What is stored, the atomic's operand, or what a load-acquire's register holds.
     pub(super) value: u64,
     /// r0, for compare-and-exchange.
     pub(super) r0: u64,
@@ -225,10 +226,10 @@ pub(super) fn perform(
     let op = request.op;
     let at = At::of(op, request.base);
     macro_rules! load {
-        ($t:ty) => {
+        ($t:ty, $otherwise:expr) => {
             match vm.mem.load::<$t>(at.kernel_address(&vm.mem)) {
                 Some(value) if at.space != Space::Arena => value,
-                Some(_) | None => load::<$t>(vm, host, program, view, at),
+                Some(_) | None => load::<$t>(vm, host, program, view, (at, $otherwise)),
             }
         };
     }
@@ -248,13 +249,17 @@ pub(super) fn perform(
         }};
     }
     match op.code {
-        OpCode::Ldx8 | OpCode::LdAcq8 => acquire(load!(u8)),
-        OpCode::Ldx16 | OpCode::LdAcq16 => acquire(load!(u16)),
-        OpCode::Ldx32 | OpCode::LdAcq32 => acquire(load!(u32)),
-        OpCode::Ldx64 | OpCode::LdAcq64 => acquire(load!(u64)),
-        OpCode::Ldsx8 => alu::sext8(load!(u8)),
-        OpCode::Ldsx16 => alu::sext16(load!(u16)),
-        OpCode::Ldsx32 => alu::sext32(load!(u32)),
+        OpCode::Ldx8 => load!(u8, 0),
+        OpCode::Ldx16 => load!(u16, 0),
+        OpCode::Ldx32 => load!(u32, 0),
+        OpCode::Ldx64 => load!(u64, 0),
+        OpCode::LdAcq8 => acquire(load!(u8, request.value)),
+        OpCode::LdAcq16 => acquire(load!(u16, request.value)),
+        OpCode::LdAcq32 => acquire(load!(u32, request.value)),
+        OpCode::LdAcq64 => acquire(load!(u64, request.value)),
+        OpCode::Ldsx8 => alu::sext8(load!(u8, 0)),
+        OpCode::Ldsx16 => alu::sext16(load!(u16, 0)),
+        OpCode::Ldsx32 => alu::sext32(load!(u32, 0)),
         OpCode::St8 | OpCode::Stx8 | OpCode::StRel8 => store!(u8),
         OpCode::St16 | OpCode::Stx16 | OpCode::StRel16 => store!(u16),
         OpCode::St32 | OpCode::Stx32 | OpCode::StRel32 => store!(u32),

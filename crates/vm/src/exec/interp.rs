@@ -92,10 +92,11 @@ impl Outside<'_> {
     }
 
     #[inline(never)]
-    fn load<T: Scalar>(&mut self, pc: usize, op: &Op, base: u64) -> u64 {
+    fn load<T: Scalar>(&mut self, pc: usize, op: &Op, base: u64, otherwise: u64) -> u64 {
         self.at(pc);
         let arena = self.arena.as_ref();
-        access::load::<T>(self.vm, self.host, self.program, arena, At::of(op, base))
+        let request = (At::of(op, base), otherwise);
+        access::load::<T>(self.vm, self.host, self.program, arena, request)
     }
 
     #[inline(never)]
@@ -200,10 +201,13 @@ pub(super) fn run(
         }
         macro_rules! load {
             ($t:ty) => {
+                load!($t, otherwise 0)
+            };
+            ($t:ty, otherwise $otherwise:expr) => {
                 // An arena pointer is its low 32 bits, whatever the others look like.
                 match mem.load::<$t>(mem.address(r[s], op.off.into(), op.space)) {
                     Some(value) if op.space != Space::Arena => value,
-                    Some(_) | None => out.load::<$t>(pc, op, r[s]),
+                    Some(_) | None => out.load::<$t>(pc, op, r[s], $otherwise),
                 }
             };
         }
@@ -378,10 +382,10 @@ pub(super) fn run(
             OpCode::Ldsx8 => r[d] = alu::sext8(load!(u8)),
             OpCode::Ldsx16 => r[d] = alu::sext16(load!(u16)),
             OpCode::Ldsx32 => r[d] = alu::sext32(load!(u32)),
-            OpCode::LdAcq8 => r[d] = access::acquire(load!(u8)),
-            OpCode::LdAcq16 => r[d] = access::acquire(load!(u16)),
-            OpCode::LdAcq32 => r[d] = access::acquire(load!(u32)),
-            OpCode::LdAcq64 => r[d] = access::acquire(load!(u64)),
+            OpCode::LdAcq8 => r[d] = access::acquire(load!(u8, otherwise r[d])),
+            OpCode::LdAcq16 => r[d] = access::acquire(load!(u16, otherwise r[d])),
+            OpCode::LdAcq32 => r[d] = access::acquire(load!(u32, otherwise r[d])),
+            OpCode::LdAcq64 => r[d] = access::acquire(load!(u64, otherwise r[d])),
             OpCode::St8 => store!(u8, op.imm),
             OpCode::St16 => store!(u16, op.imm),
             OpCode::St32 => store!(u32, op.imm),
