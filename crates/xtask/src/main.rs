@@ -53,7 +53,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<String>,
     },
-    /// Run random programs by both engines and compare all that can be seen at their ends.
+    /// Run random programs by both engines, and by this kernel where `bpf(2)` works, and compare
+    /// all that can be seen at their ends.
     Fuzz {
         /// What to compare, which is `engines`.
         target: Target,

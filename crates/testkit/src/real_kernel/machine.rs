@@ -153,5 +153,5 @@ fn load_program(program: &LinkedProgram, arena: &OwnedFd) -> Result<OwnedFd, Str
             insn.imm = arena.as_raw_fd();
         }
     }
-    sys::load_syscall_program(&isa::encode(&insns))
+    sys::load_syscall_program(&isa::encode(&insns), None)
 }

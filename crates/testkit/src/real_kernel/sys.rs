@@ -10,8 +10,12 @@ use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const BPF_MAP_CREATE: i32 = 0;
+const BPF_MAP_LOOKUP_ELEM: i32 = 1;
+const BPF_MAP_UPDATE_ELEM: i32 = 2;
+const BPF_MAP_DELETE_ELEM: i32 = 3;
 const BPF_PROG_LOAD: i32 = 5;
 const BPF_PROG_TEST_RUN: i32 = 10;
+const BPF_BTF_LOAD: i32 = 18;
 const BPF_PROG_TYPE_SYSCALL: u32 = 31;
 const BPF_F_SLEEPABLE: u32 = 1 << 4;
 const LOG_BYTES: usize = 1 << 16;
@@ -74,9 +78,80 @@ pub(super) fn create_arena(pages: u32, map_flags: u32, user_vm_start: u64) -> io
         .call_fd(BPF_MAP_CREATE)
 }
 
-/// Loads a `syscall` program; the verifier's last words on failure.
-pub(super) fn load_syscall_program(code: &[u8]) -> Result<OwnedFd, String> {
-    let attr = Attr::new()
+fn create_map(map_type: u32, value_bytes: u32, entries: u32) -> io::Result<OwnedFd> {
+    Attr::new()
+        .u32(0, map_type)
+        .u32(4, 4)
+        .u32(8, value_bytes)
+        .u32(12, entries)
+        .call_fd(BPF_MAP_CREATE)
+}
+
+/// Creates an array with one value.
+pub(super) fn create_array(value_bytes: u32) -> io::Result<OwnedFd> {
+    const BPF_MAP_TYPE_ARRAY: u32 = 2;
+    create_map(BPF_MAP_TYPE_ARRAY, value_bytes, 1)
+}
+
+/// Creates a hash map with keys of four bytes.
+pub(super) fn create_hash(value_bytes: u32, entries: u32) -> io::Result<OwnedFd> {
+    const BPF_MAP_TYPE_HASH: u32 = 1;
+    create_map(BPF_MAP_TYPE_HASH, value_bytes, entries)
+}
+
+fn element(map: &OwnedFd, key: &u32) -> Attr {
+    let fd = u32::try_from(map.as_raw_fd()).expect("descriptors are not negative");
+    Attr::new().u32(0, fd).pointer(8, ptr::from_ref(key))
+}
+
+/// The value of a key, of the map's `value_bytes`.
+pub(super) fn lookup(map: &OwnedFd, key: u32, value_bytes: u32) -> Option<Vec<u8>> {
+    // The kernel rounds values of arrays up to words.
+    let bytes = usize::try_from(value_bytes).expect("values are small");
+    let mut value = vec![0u8; bytes.next_multiple_of(8)];
+    let mut attr = element(map, &key).pointer(16, value.as_mut_ptr().cast_const());
+    attr.call(BPF_MAP_LOOKUP_ELEM).ok()?;
+    value.truncate(bytes);
+    Some(value)
+}
+
+/// Sets the value of a key.
+pub(super) fn update(map: &OwnedFd, key: u32, value: &[u8]) -> io::Result<()> {
+    let mut padded = value.to_vec();
+    padded.resize(value.len().next_multiple_of(8), 0);
+    let mut attr = element(map, &key).pointer(16, padded.as_ptr());
+    attr.call(BPF_MAP_UPDATE_ELEM).map(|_zero| ())
+}
+
+/// Deletes a key, if it is there.
+pub(super) fn delete(map: &OwnedFd, key: u32) {
+    // The one error that there can be is that it is not there.
+    drop(element(map, &key).call(BPF_MAP_DELETE_ELEM));
+}
+
+/// Loads the types of a program.
+pub(super) fn load_btf(btf: &[u8]) -> io::Result<OwnedFd> {
+    Attr::new()
+        .pointer(0, btf.as_ptr())
+        .u32(16, u32::try_from(btf.len()).expect("types are few"))
+        .call_fd(BPF_BTF_LOAD)
+}
+
+/// Where a function begins, and its type: the kernel's `struct bpf_func_info`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FuncInfo {
+    pub(super) insn_off: u32,
+    pub(super) type_id: u32,
+}
+
+/// Loads a `syscall` program, with the types of its functions if there are any; the verifier's
+/// last words on failure.
+pub(super) fn load_syscall_program(
+    code: &[u8],
+    types: Option<(&OwnedFd, &[FuncInfo])>,
+) -> Result<OwnedFd, String> {
+    let mut attr = Attr::new()
         .u32(0, BPF_PROG_TYPE_SYSCALL)
         .u32(
             4,
@@ -85,6 +160,15 @@ pub(super) fn load_syscall_program(code: &[u8]) -> Result<OwnedFd, String> {
         .pointer(8, code.as_ptr())
         .pointer(16, c"GPL".as_ptr())
         .u32(44, BPF_F_SLEEPABLE);
+    if let Some((btf, functions)) = types {
+        let fd = u32::try_from(btf.as_raw_fd()).expect("descriptors are not negative");
+        let bytes = size_of::<FuncInfo>();
+        attr = attr
+            .u32(72, fd)
+            .u32(76, u32::try_from(bytes).expect("eight"))
+            .pointer(80, functions.as_ptr())
+            .u32(88, u32::try_from(functions.len()).expect("a few functions"));
+    }
     // A log that does not fit would be an error of its own, so it is asked for afterwards.
     attr.clone().call_fd(BPF_PROG_LOAD).map_err(|error| {
         let mut log = vec![0u8; LOG_BYTES];

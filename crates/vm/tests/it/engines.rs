@@ -9,15 +9,18 @@
     reason = "a generator that fails is a test that fails"
 )]
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use harena_abi::{ArenaOffset, KernAddr, UserAddr};
+use harena_abi::{ArenaOffset, Cpu, KernAddr, UserAddr};
 use harena_bpf::isa::Insn;
 use harena_bpf::{InitialSlot, LinkedProgram, MapIndex, MapType, ProgType, ProgramIndex};
 use harena_vm::{
-    Abort, Containment, Engine, Region, RunArgs, RunResult, StreamId, Violation, Vm, VmConfig,
+    Abort, Containment, Engine, MapId, Region, RunArgs, RunResult, StreamId, Violation, Vm,
+    VmConfig,
 };
 
+use super::checked::{HASH_ENTRIES, HASH_VALUE_SIZE};
 use super::interpreter::suite::support::{KFUNCS, TestHost, arena, generic, map, object};
 use super::numbers::Random;
 use super::shrink::{listing, shrink};
@@ -26,21 +29,21 @@ const CASES: u64 = 3000;
 const SEED: u64 = 0x5eed_0004;
 /// Where the arena begins for users.
 pub(super) const USER: u64 = 0x1000_0000_0000;
-const ARENA_PAGES: u32 = 8;
+pub(super) const ARENA_PAGES: u32 = 8;
 /// Pages of it that are there when a program starts.
 pub(super) const PRESENT: [u32; 4] = [0, 1, 3, 5];
 /// Bytes of the array map's one value.
-const VALUE_SIZE: u32 = 4096 + 40;
+pub(super) const VALUE_SIZE: u32 = 4096 + 40;
 /// Bytes of the context.
-const CONTEXT_SIZE: u64 = 4096 + 64;
+pub(super) const CONTEXT_SIZE: u64 = 4096 + 64;
 
 /// What operands are made of.
 impl Random {
-    fn reg(&mut self) -> u8 {
+    pub(super) fn reg(&mut self) -> u8 {
         u8::try_from(self.below(10)).unwrap()
     }
 
-    fn value(&mut self) -> u64 {
+    pub(super) fn value(&mut self) -> u64 {
         match self.below(8) {
             0 => 0,
             1 => u64::MAX,
@@ -52,7 +55,7 @@ impl Random {
         }
     }
 
-    fn imm(&mut self) -> i32 {
+    pub(super) fn imm(&mut self) -> i32 {
         let [a, b, c, d, ..] = self.value().to_le_bytes();
         i32::from_le_bytes([a, b, c, d])
     }
@@ -420,11 +423,34 @@ pub(super) struct End {
     violations_dropped: u64,
     stderr: String,
     random: u32,
-    heap: Vec<(Region, Vec<u8>)>,
-    arena: Vec<Option<Vec<u8>>>,
+    pub(super) heap: Vec<(Region, Vec<u8>)>,
+    /// The array's value.
+    pub(super) value: Vec<u8>,
+    /// Values of the hash map, by key.
+    pub(super) hash: BTreeMap<u32, Vec<u8>>,
+    pub(super) arena: Vec<Option<Vec<u8>>>,
+}
+
+/// What programs find in their context, by place.
+pub(super) fn context_words() -> Vec<(KernAddr, u64)> {
+    let places = (0..CONTEXT_SIZE / 8).map(|word| Region::Contexts.start().raw() + word * 8);
+    places
+        .map(|at| (KernAddr::new(at), at.wrapping_mul(0x9e37_79b9)))
+        .collect()
 }
 
 pub(super) fn run(insns: &[Insn], budget: u64, engine: Engine, containment: Containment) -> End {
+    let prog = LinkedProgram::from_insns("main", ProgType::Syscall, insns.to_vec());
+    run_program(prog, budget, engine, containment)
+}
+
+/// Runs a program with the maps of all these programs.
+pub(super) fn run_program(
+    prog: LinkedProgram,
+    budget: u64,
+    engine: Engine,
+    containment: Containment,
+) -> End {
     let config = VmConfig {
         insn_budget: budget,
         engine,
@@ -434,22 +460,22 @@ pub(super) fn run(insns: &[Insn], budget: u64, engine: Engine, containment: Cont
     let mut vm = Vm::new(config).unwrap();
     let prog = LinkedProgram {
         arena: Some(MapIndex(1)),
-        ..LinkedProgram::from_insns("main", ProgType::Syscall, insns.to_vec())
+        ..prog
     };
     let array = map(MapType::ARRAY, 4, VALUE_SIZE, 1);
     let mut programs = map(MapType::PROG_ARRAY, 4, 4, 2);
     programs.slots = [(0, InitialSlot::Program(ProgramIndex(0)))].into();
-    let object = object(vec![prog], vec![array, arena(ARENA_PAGES), programs]);
+    let hash = map(MapType::HASH, 4, HASH_VALUE_SIZE, HASH_ENTRIES);
+    let maps = vec![array, arena(ARENA_PAGES), programs, hash];
+    let object = object(vec![prog], maps);
     let loaded = vm.load(&object, KFUNCS).unwrap();
     assert_eq!(vm.jit_refused(), None);
     let context = vm
         .alloc_args(usize::try_from(CONTEXT_SIZE / 8).unwrap())
         .unwrap();
-    for at in 0..CONTEXT_SIZE / 8 {
-        let at = KernAddr::new(context.raw() + at * 8);
-        vm.mem()
-            .write_u64(at, at.raw().wrapping_mul(0x9e37_79b9))
-            .unwrap();
+    assert_eq!(context, Region::Contexts.start());
+    for (at, word) in context_words() {
+        vm.mem().write_u64(at, word).unwrap();
     }
     vm.mem().alloc(Region::Kernel, 64, 8).unwrap();
     let pages = std::sync::Arc::clone(vm.arena(loaded.maps[1]).unwrap());
@@ -472,6 +498,10 @@ pub(super) fn run(insns: &[Insn], budget: u64, engine: Engine, containment: Cont
         (region, bytes)
     });
     let heap = heap.collect();
+    let mut value = vec![0; usize::try_from(VALUE_SIZE).unwrap()];
+    let at = vm.map(loaded.maps[0]).value_addr().unwrap();
+    vm.mem().read_bytes(at, &mut value).unwrap();
+    let hash = hash_contents(&mut vm, loaded.maps[3]);
     let arena = (0..ARENA_PAGES).map(|page| {
         let mut bytes = vec![0; 4096];
         let copied = pages.copy_out(ArenaOffset::new(page * 4096), &mut bytes);
@@ -486,8 +516,22 @@ pub(super) fn run(insns: &[Insn], budget: u64, engine: Engine, containment: Cont
         stderr: vm.drain_stream(prog, StreamId::Stderr),
         random: host.random,
         heap,
+        value,
+        hash,
         arena,
     }
+}
+
+fn hash_contents(vm: &mut Vm, hash: MapId) -> BTreeMap<u32, Vec<u8>> {
+    let keys = vm.map_keys(hash).into_iter();
+    keys.map(|key| {
+        let at = vm.map_lookup(hash, &key, Cpu::new(0)).unwrap();
+        let mut value = vec![0; usize::try_from(HASH_VALUE_SIZE).unwrap()];
+        vm.mem().read_bytes(at, &mut value).unwrap();
+        let key = key[..].try_into().unwrap();
+        (u32::from_le_bytes(key), value)
+    })
+    .collect()
 }
 
 /// Where two ends differ, in few words.
@@ -511,6 +555,9 @@ pub(super) fn difference(a: &End, b: &End) -> String {
     }
     if a.random != b.random {
         line("random numbers", &a.random, &b.random);
+    }
+    if a.hash != b.hash {
+        line("hash map", &a.hash, &b.hash);
     }
     if a.stderr != b.stderr {
         line("stderr", &a.stderr, &b.stderr);
@@ -572,7 +619,7 @@ fn disagreement(insns: &[Insn], ends: impl Fn(&[Insn]) -> [End; 2]) -> String {
 }
 
 /// A number that the environment may set.
-fn asked(name: &str) -> Option<u64> {
+pub(super) fn asked(name: &str) -> Option<u64> {
     #[expect(clippy::disallowed_methods, reason = "a test may be asked for more")]
     let text = std::env::var(name).ok()?;
     let number = match text.strip_prefix("0x") {

@@ -3,7 +3,9 @@
 //! by both engines, and random ones whose ends are compared.
 #![expect(clippy::duplicate_mod, reason = "the same tests for another engine")]
 
+mod checked;
 mod engines;
+mod live;
 mod numbers;
 mod shrink;
 mod sweep;
