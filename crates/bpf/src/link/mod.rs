@@ -2,8 +2,8 @@
 //!
 //! Work starts at the programs to load and follows calls, so code that nothing reaches
 //! is never looked at: neither its relocations nor what they miss. Every function is
-//! resolved once and then copied into each program that reaches it, entry first, as
-//! libbpf does.
+//! resolved once and then copied into each program that reaches it, entry first and each
+//! callee with all it reaches before its caller's next, as libbpf does.
 //!
 //! ```text
 //! struct_ops ─► which programs load ─► func (CO-RE, relocations, once each)
@@ -109,10 +109,17 @@ impl<'a> Linker<'a> {
             });
         };
         let mut layout = Layout::default();
-        layout.start_of(program.func);
-        while let Some(func) = layout.funcs.get(layout.resolved.len()).copied() {
-            let resolved = self.resolver.func(func)?;
-            self.append(program, &mut layout, &resolved)?;
+        // Functions whose calls are being followed, each with how many were.
+        let mut open = vec![(self.append(program, &mut layout, program.func)?, 0usize)];
+        while let Some((caller, followed)) = open.last_mut() {
+            let Some((_, callee)) = caller.calls.get(*followed).copied() else {
+                open.pop();
+                continue;
+            };
+            *followed = followed.saturating_add(1);
+            if !layout.places.contains_key(&callee) {
+                open.push((self.append(program, &mut layout, callee)?, 0));
+            }
         }
         layout.patch_calls();
         let mut linked = self.collect(program, prog_type, &layout);
@@ -124,8 +131,9 @@ impl<'a> Linker<'a> {
         &mut self,
         program: &Program,
         layout: &mut Layout,
-        resolved: &Rc<ResolvedFunc>,
-    ) -> Result<(), LinkError> {
+        func: usize,
+    ) -> Result<Rc<ResolvedFunc>, LinkError> {
+        let resolved = self.resolver.func(func)?;
         let len = layout.insns.len().saturating_add(resolved.insns.len());
         self.insns_total = self.insns_total.saturating_add(resolved.insns.len());
         if len > PROGRAM_INSNS_MAX {
@@ -141,13 +149,12 @@ impl<'a> Linker<'a> {
                 max: OBJECT_INSNS_MAX,
             });
         }
+        layout.places.insert(func, layout.funcs.len());
+        layout.funcs.push(func);
         layout.starts.push(layout.insns.len());
         layout.insns.extend(&resolved.insns);
-        for (_, callee) in &resolved.calls {
-            layout.start_of(*callee);
-        }
-        layout.resolved.push(Rc::clone(resolved));
-        Ok(())
+        layout.resolved.push(Rc::clone(&resolved));
+        Ok(resolved)
     }
 
     /// All of a linked program but its instructions.
@@ -274,25 +281,16 @@ impl<'a> Linker<'a> {
 #[derive(Default)]
 struct Layout {
     insns: Vec<crate::isa::Insn>,
-    /// Functions in the order they were met.
+    /// Functions as they follow each other.
     funcs: Vec<usize>,
     /// Place of a function in `funcs`.
     places: BTreeMap<usize, usize>,
-    /// First slots, as far as appended.
+    /// Their first slots.
     starts: Vec<usize>,
     resolved: Vec<Rc<ResolvedFunc>>,
 }
 
 impl Layout {
-    /// Makes sure that `func` will be part of the program.
-    fn start_of(&mut self, func: usize) {
-        let next = self.funcs.len();
-        if let std::collections::btree_map::Entry::Vacant(entry) = self.places.entry(func) {
-            entry.insert(next);
-            self.funcs.push(func);
-        }
-    }
-
     /// Gives every call and function address its distance.
     fn patch_calls(&mut self) {
         for (start, resolved) in self.starts.iter().zip(&self.resolved) {
