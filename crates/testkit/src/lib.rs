@@ -4,6 +4,8 @@
 //! `bpf(2)`, so that tests can compare answers and benchmarks can compare times, and
 //! [`SharedMemory`] runs programs of any instructions in it.
 
+#[cfg(feature = "libbpf")]
+pub mod libbpf;
 mod real_kernel;
 
 pub use real_kernel::{

@@ -1,8 +1,8 @@
 //! `cargo xtask test`: everything that must hold before a change is accepted.
 //!
 //! On a bare machine with cargo it installs what it lacks, which is the compiler for the BPF
-//! objects and `make` for a peer of the benchmarks, and says so. Steps run in the order cheap to
-//! dear; the first that fails ends the run.
+//! objects and what peers of the benchmarks and libbpf are built with, and says so. Steps run in
+//! the order cheap to dear; the first that fails ends the run.
 
 use std::process::{Command, Stdio};
 
@@ -12,10 +12,19 @@ use crate::objects::{CLANG, STRIP};
 use crate::run::{cargo, is_installed, root, run};
 use crate::{objects, scx_headers, tidy};
 
-/// The allocators that benchmarks compare with, which are C in part. By default they are left
-/// out; a test sees to it that they have rows.
-const PEERS: &str = "harena-bench/peers";
-const MAKE: &str = "make";
+/// What benchmarks and tests compare with, which is C in part. By default it is left out; tests see
+/// to it that the benchmarks' peers have rows.
+const PEERS: &str = "harena-bench/peers,harena-testkit/libbpf";
+/// Programs, and the Debian packages that have them.
+const PROGRAMS: [(&str, &str); 4] = [
+    (CLANG, "clang-22"),
+    (STRIP, "llvm-22"),
+    ("make", "make"),
+    (PKG_CONFIG, "pkg-config"),
+];
+const PKG_CONFIG: &str = "pkg-config";
+/// Libraries to compile against.
+const LIBRARIES: [(&str, &str); 2] = [("libelf", "libelf-dev"), ("zlib", "zlib1g-dev")];
 
 /// Runs all checks and tests.
 pub(crate) fn test() -> anyhow::Result<()> {
@@ -124,17 +133,29 @@ fn step(name: &str) {
     println!("==> {name}");
 }
 
-/// `clang-22`, `llvm-strip-22` and `make`, from the distribution if need be.
+/// What of these programs and libraries is not there.
+fn missing() -> Vec<(&'static str, &'static str)> {
+    let programs = PROGRAMS
+        .iter()
+        .filter(|(program, _)| !is_installed(program));
+    let libraries = LIBRARIES
+        .iter()
+        .filter(|(library, _)| !has_library(library));
+    programs.chain(libraries).copied().collect()
+}
+
+fn has_library(name: &str) -> bool {
+    let found = Command::new(PKG_CONFIG).args(["--exists", name]).status();
+    found.is_ok_and(|status| status.success())
+}
+
+/// Installs what is missing from the distribution.
 fn install_tools() -> anyhow::Result<()> {
-    let wanted = [(CLANG, "clang-22"), (STRIP, "llvm-22"), (MAKE, "make")];
-    let missing: Vec<_> = wanted
-        .into_iter()
-        .filter(|(program, _)| !is_installed(program))
-        .collect();
-    if missing.is_empty() {
+    let wanted = missing();
+    if wanted.is_empty() {
         return Ok(());
     }
-    let packages: Vec<_> = missing.iter().map(|(_, package)| *package).collect();
+    let packages: Vec<_> = wanted.iter().map(|(_, package)| *package).collect();
     let is_root = is_installed("apt-get") && user_id()? == "0";
     let apt_get = |arguments: &[&str]| {
         let mut command = Command::new(if is_root { "apt-get" } else { "sudo" });
@@ -154,10 +175,8 @@ fn install_tools() -> anyhow::Result<()> {
     run(&mut apt_get(&["update", "--quiet"]))?;
     let mut install = apt_get(&["install", "--quiet", "--yes", "--no-install-recommends"]);
     run(install.args(&packages))?;
-    for (program, package) in missing {
-        if !is_installed(program) {
-            bail!("the package {package} brought no {program}");
-        }
+    if let Some((wanted, package)) = missing().first() {
+        bail!("the package {package} brought no {wanted}");
     }
     Ok(())
 }

@@ -184,108 +184,108 @@ const HELD: &[(&str, &str)] = &[
     (
         // LEAK_TASK
         "1",
-        "program `held_enqueue`, insn 9 (same = bpf_task_acquire(p); @ held.bpf.c:71): \
+        "program `held_enqueue`, insn 9 (same = bpf_task_acquire(p); @ held.bpf.c:80): \
          task_struct ADDR, acquired here by `bpf_task_acquire`, is not released at the \
          program's end",
     ),
     (
         // RELEASE_TASK_TWICE
         "2",
-        "program `held_enqueue`, insn 21 (bpf_task_release(same); @ held.bpf.c:78): \
+        "program `held_enqueue`, insn 21 (bpf_task_release(same); @ held.bpf.c:87): \
          `bpf_task_release`: task_struct ADDR is not acquired any more: it was released by \
          `bpf_task_release` at program `held_enqueue`, insn 17 (bpf_task_release(same); @ \
-         held.bpf.c:76)",
+         held.bpf.c:85)",
     ),
     (
         // RELEASE_ARGUMENT
         "3",
-        "program `held_enqueue`, insn 7 (bpf_task_release(p); @ held.bpf.c:70): \
+        "program `held_enqueue`, insn 7 (bpf_task_release(p); @ held.bpf.c:79): \
          `bpf_task_release`: task_struct ADDR is not acquired",
     ),
     (
         // LEAK_CGROUP
         "4",
         "program `held_enqueue`, insn 23 (struct cgroup *root = bpf_cgroup_from_id(1); @ \
-         held.bpf.c:83): cgroup ADDR, acquired here by `bpf_cgroup_from_id`, is not released \
+         held.bpf.c:92): cgroup ADDR, acquired here by `bpf_cgroup_from_id`, is not released \
          at the program's end",
     ),
     (
         // LEAK_MASK
         "5",
-        "program `held_enqueue`, insn 41 (mask = bpf_cpumask_create(); @ held.bpf.c:97): \
+        "program `held_enqueue`, insn 41 (mask = bpf_cpumask_create(); @ held.bpf.c:106): \
          bpf_cpumask ADDR, acquired here by `bpf_cpumask_create`, is not released at the \
          program's end",
     ),
     (
         // RELEASE_MASK_TWICE
         "6",
-        "program `held_enqueue`, insn 68 (if (old && mode != LEAK_KPTR) @ held.bpf.c:109): \
+        "program `held_enqueue`, insn 68 (if (old && mode != LEAK_KPTR) @ held.bpf.c:118): \
          `bpf_cpumask_release`: bpf_cpumask ADDR is not acquired any more: it was released by \
          `bpf_cpumask_release` at program `held_enqueue`, insn 55 (bpf_cpumask_release(mask); \
-         @ held.bpf.c:104)",
+         @ held.bpf.c:113)",
     ),
     (
         // LEAK_IDLE_MASK
         "7",
         "program `held_enqueue`, insn 31 (const struct cpumask *idle = \
-         scx_bpf_get_idle_cpumask(); @ held.bpf.c:91): cpumask ADDR, acquired here by \
+         scx_bpf_get_idle_cpumask(); @ held.bpf.c:100): cpumask ADDR, acquired here by \
          `scx_bpf_get_idle_cpumask`, is not released at the program's end",
     ),
     (
         // LEAK_LOCK
         "8",
-        "program `held_enqueue`, insn 82 (if (bpf_res_spin_lock(&lock)) @ held.bpf.c:115): \
+        "program `held_enqueue`, insn 82 (if (bpf_res_spin_lock(&lock)) @ held.bpf.c:124): \
          bpf_res_spin_lock ADDR, locked here by `bpf_res_spin_lock`, is not unlocked at the \
          program's end",
     ),
     (
         // CALL_UNDER_LOCK
         "9",
-        "program `held_enqueue`, insn 88 (scx_bpf_nr_cpu_ids(); @ held.bpf.c:118): \
+        "program `held_enqueue`, insn 88 (scx_bpf_nr_cpu_ids(); @ held.bpf.c:127): \
          `scx_bpf_nr_cpu_ids`: not allowed while a lock is held: bpf_res_spin_lock ADDR, \
          locked by `bpf_res_spin_lock` at program `held_enqueue`, insn 82 (if \
-         (bpf_res_spin_lock(&lock)) @ held.bpf.c:115)",
+         (bpf_res_spin_lock(&lock)) @ held.bpf.c:124)",
     ),
     (
         // LEAK_RCU
         "10",
-        "program `held_enqueue`, insn 69 (bpf_rcu_read_lock(); @ held.bpf.c:149): RCU \
+        "program `held_enqueue`, insn 69 (bpf_rcu_read_lock(); @ held.bpf.c:158): RCU \
          section, entered here by `bpf_rcu_read_lock`, is not left at the program's end",
     ),
     (
         // SLEEP_IN_RCU
         "11",
-        "program `held_init`, insn 7 (err = scx_bpf_create_dsq(QUEUE, -1); @ held.bpf.c:169): \
+        "program `held_init`, insn 7 (err = scx_bpf_create_dsq(QUEUE, -1); @ held.bpf.c:178): \
          `scx_bpf_create_dsq`: may sleep, which is not allowed inside RCU section, entered by \
          `bpf_rcu_read_lock` at program `held_init`, insn 4 (bpf_rcu_read_lock(); @ \
-         held.bpf.c:168)",
+         held.bpf.c:177)",
     ),
     (
         // LEAK_ITER
         "12",
         "program `held_dispatch`, insn 8 (bpf_iter_scx_dsq_new(&it, QUEUE, 0); @ \
-         held.bpf.c:128): bpf_iter_scx_dsq ADDR, created here by `bpf_iter_scx_dsq_new`, is \
+         held.bpf.c:137): bpf_iter_scx_dsq ADDR, created here by `bpf_iter_scx_dsq_new`, is \
          not destroyed at the program's end",
     ),
     (
         // DESTROY_ITER_TWICE
         "13",
-        "program `held_dispatch`, insn 33 (bpf_iter_scx_dsq_destroy(&it); @ held.bpf.c:135): \
+        "program `held_dispatch`, insn 33 (bpf_iter_scx_dsq_destroy(&it); @ held.bpf.c:144): \
          `bpf_iter_scx_dsq_destroy`: bpf_iter_scx_dsq ADDR is not created any more: it was \
          destroyed by `bpf_iter_scx_dsq_destroy` at program `held_dispatch`, insn 28 \
-         (bpf_iter_scx_dsq_destroy(&it); @ held.bpf.c:133)",
+         (bpf_iter_scx_dsq_destroy(&it); @ held.bpf.c:142)",
     ),
     (
         // USE_NO_ITER
         "14",
         "program `held_dispatch`, insn 11 (while (bpf_iter_scx_dsq_next(&it) && can_loop) @ \
-         held.bpf.c:129): `bpf_iter_scx_dsq_next`: bpf_iter_scx_dsq ADDR is not created",
+         held.bpf.c:138): `bpf_iter_scx_dsq_next`: bpf_iter_scx_dsq ADDR is not created",
     ),
     (
         // LEAK_KPTR
         "15",
         "program `held_enqueue`, insn 60 (old = bpf_kptr_xchg(&stored, mask); @ \
-         held.bpf.c:108): kptr ADDR, acquired here by `bpf_kptr_xchg`, is not released at the \
+         held.bpf.c:117): kptr ADDR, acquired here by `bpf_kptr_xchg`, is not released at the \
          program's end",
     ),
 ];
