@@ -8,6 +8,9 @@
 //! that look alike start in one class, and classes are split until the types of each refer to
 //! types of equal classes. What is left in one class is the same type. Variables and sections
 //! are never made one: two statics of one name are two.
+//!
+//! A struct that is only declared is then the one of its name that is defined, if there is just
+//! one, as in libbpf's `btf__dedup()`; which may make other types equal, and those again.
 
 use super::build::encode_type;
 use super::visit::{refer, rename};
@@ -19,6 +22,9 @@ use std::collections::{BTreeMap, BTreeSet};
 const LOOKS_MAX: usize = 1 << 27;
 /// Fewest and most rounds: no types of programs are nested as deeply as the latter.
 const ROUNDS: (usize, usize) = (16, 1000);
+/// How often declarations are looked up: a struct becomes one when those it points to have, and no
+/// more than a few stand in such a row.
+const LOOKUPS_MAX: usize = 4;
 /// Members of a section, by the width of their count in files.
 const VARS_MAX: usize = 0xffff;
 
@@ -101,7 +107,7 @@ impl Merged {
                 }
             }
         }
-        let (types, finals) = join_equals(joint);
+        let (types, finals) = join(joint);
         let renumber = |id: Option<TypeId>| finals.get(usize::try_from(id?.raw()).ok()?).copied();
         let ids = numbers.iter().map(|numbers| {
             let ids = numbers.ids.iter();
@@ -211,19 +217,81 @@ fn adopt(
     failed.map(|()| ty)
 }
 
-/// One type of each class, and the class of each type: its new id.
-fn join_equals(mut types: Vec<Type>) -> (Vec<Type>, Vec<TypeId>) {
+/// Each type once, and the new id of each. Declarations are gone where there is a definition.
+fn join(joint: Vec<Type>) -> (Vec<Type>, Vec<TypeId>) {
+    let (mut types, mut ids) = join_equals(joint, &BTreeMap::new());
+    for _ in 0..LOOKUPS_MAX {
+        let definitions = definitions(&types);
+        if definitions.is_empty() {
+            break;
+        }
+        for ty in &mut types {
+            refer(ty, &mut |id| {
+                *id = definitions.get(id).copied().unwrap_or(*id);
+            });
+        }
+        let (joined, renumbered) = join_equals(types, &definitions);
+        types = joined;
+        for id in &mut ids {
+            let index = usize::try_from(id.raw()).unwrap_or(usize::MAX);
+            *id = renumbered.get(index).copied().unwrap_or_default();
+        }
+    }
+    (types, ids)
+}
+
+/// The one struct or union that each declaration stands for, where there is one.
+fn definitions(types: &[Type]) -> BTreeMap<TypeId, TypeId> {
+    let mut defined: BTreeMap<(u32, bool), Option<TypeId>> = BTreeMap::new();
+    for (id, ty) in (0u32..).map(TypeId).zip(types) {
+        if let Type::Struct(composite) | Type::Union(composite) = ty
+            && composite.name != Name(0)
+        {
+            let key = (composite.name.0, ty.kind() == Kind::Union);
+            let one = defined.entry(key);
+            one.and_modify(|one| *one = None).or_insert(Some(id));
+        }
+    }
+    let declared = (0u32..).map(TypeId).zip(types);
+    declared
+        .filter_map(|(id, ty)| match ty {
+            Type::Fwd { name, is_union } => {
+                let definition = defined.get(&(name.0, *is_union)).copied().flatten();
+                Some((id, definition?))
+            }
+            _ => None,
+        })
+        .collect()
+}
+
+/// One type of each class, and the class of each type: its new id. `stand_ins` get the class of
+/// another type each.
+fn join_equals(
+    mut types: Vec<Type>,
+    stand_ins: &BTreeMap<TypeId, TypeId>,
+) -> (Vec<Type>, Vec<TypeId>) {
     let mut classes = classes(&mut types);
-    // Classes are numbered in the order in which their first types come.
+    for (id, other) in stand_ins {
+        let index = |id: &TypeId| usize::try_from(id.raw()).unwrap_or(usize::MAX);
+        let class = classes.get(index(other)).copied();
+        if let Some((to, class)) = classes.get_mut(index(id)).zip(class) {
+            *to = class;
+        }
+    }
+    // Classes are numbered in the order in which their first types come; declarations that have
+    // a definition are in its class, and not the type that is kept of it.
     let mut order: BTreeMap<u32, TypeId> = BTreeMap::new();
     let mut firsts = Vec::new();
-    for (ty, class) in types.iter().zip(&mut classes) {
+    let own = (0u32..).map(TypeId).zip(types.iter().zip(&classes));
+    for (_, (ty, class)) in own.filter(|(id, _)| !stand_ins.contains_key(id)) {
         let next = TypeId(u32::try_from(order.len()).unwrap_or(u32::MAX));
-        let id = *order.entry(*class).or_insert_with(|| {
+        order.entry(*class).or_insert_with(|| {
             firsts.push(ty.clone());
             next
         });
-        *class = id.raw();
+    }
+    for class in &mut classes {
+        *class = order.get(class).map_or(0, |id| id.raw());
     }
     let class_of = |id: TypeId| {
         let index = usize::try_from(id.raw()).unwrap_or(usize::MAX);

@@ -186,6 +186,51 @@ fn int(name: &'static str, size: u8) -> impl FnOnce(&mut BtfBuilder) -> TypeId {
     move |b| b.int(name, size, IntEncoding::Unsigned)
 }
 
+/// A list whose node is only declared, or defined by this member.
+fn list(node: Option<&'static str>) -> Vec<u8> {
+    let types = move |b: &mut BtfBuilder| {
+        let long = b.int("long", 8, IntEncoding::Unsigned);
+        let node = match node {
+            Some(member) => b.structure("node", 8, &[MemberDef::at(member, long, 0)]),
+            None => b.fwd("node", false),
+        };
+        let pointer = b.ptr(node);
+        let list = b.structure("list", 8, &[MemberDef::at("first", pointer, 0)]);
+        let list = b.ptr(list);
+        b.structure("owner", 8, &[MemberDef::at("list", list, 0)]);
+        // A union of the name is another type.
+        let other = b.fwd("node", true);
+        b.typedef("other", other);
+        long
+    };
+    Small::new(types, Linkage::Extern).bytes()
+}
+
+#[test]
+fn a_declaration_is_the_one_definition_of_its_name() {
+    let count = |files: &[(&str, &[u8])], name: &str, kind| {
+        let object = Object::parse("all", &link(files).unwrap()).unwrap();
+        let btf = object.btf();
+        let named = btf.named(name).filter(|id| btf.get(*id).kind() == kind);
+        named.count()
+    };
+    let (declared, value, key) = (list(None), list(Some("value")), list(Some("key")));
+    let files = [("a", declared.as_slice()), ("b", value.as_slice())];
+    for files in [files, [files[1], files[0]]] {
+        assert_eq!(count(&files, "node", Kind::Struct), 1);
+        // One left: that of the union.
+        assert_eq!(count(&files, "node", Kind::Fwd), 1);
+        // What points to it is the same, too, and what points to that.
+        assert_eq!(count(&files, "list", Kind::Struct), 1);
+        assert_eq!(count(&files, "owner", Kind::Struct), 1);
+    }
+    // Of two definitions it is none.
+    let files = [files[0], files[1], ("c", key.as_slice())];
+    assert_eq!(count(&files, "node", Kind::Struct), 2);
+    assert_eq!(count(&files, "node", Kind::Fwd), 2);
+    assert_eq!(count(&files, "owner", Kind::Struct), 3);
+}
+
 #[test]
 fn conflicts_name_both_files_and_the_symbol() {
     let long = Small::new(int("long", 8), Linkage::Global).bytes();
