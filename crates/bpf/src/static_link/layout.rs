@@ -213,9 +213,6 @@ fn is_content(section: &Section<'_>) -> Result<bool, String> {
     if name.is_empty() {
         return Err("it has no name".to_owned());
     }
-    if name == ".jumptables" {
-        return Err("jump tables (`gotox`) are not supported".to_owned());
-    }
     if section.is_exec && !section.data.len().is_multiple_of(INSN_SIZE) {
         return Err("not a whole number of instructions".to_owned());
     }

@@ -15,15 +15,20 @@
 //! | defined and extern | the defined one, if types (of maps: definitions) are equal |
 //! | extern and extern | one extern, weak if both are |
 //!
+//! Jump tables (`gotox`) stay each function's own: they never join, whatever they are called, and
+//! their entries, bytes of the section that the function is in, move with that.
+//!
 //! Hidden symbols join like others, and whatever joins a hidden one is hidden; static ones never
 //! join. Sections of one name are appended, but `license` and `version` have to be equal.
 //! Different from libbpf: order of files never decides whether symbols conflict, files without
-//! BTF are taken, and relocations in data that was not chosen go.
+//! BTF are taken, and relocations in data that was not chosen go. libbpf 1.7 leaves entries of jump
+//! tables as they are, so that those of a second file lead into the first one's functions.
 
 mod compare;
 mod error;
 mod ext;
 mod input;
+mod jump_tables;
 mod layout;
 mod relocs;
 mod symbols;
@@ -79,6 +84,7 @@ pub fn link_objects(files: &[ObjectFile<'_>]) -> Result<Vec<u8>, StaticLinkError
     let mut layout = Layout::new(&inputs)?;
     let symbols = Symbols::merge(&inputs, &layout)?;
     let relocs = relocs::rebase(&inputs, &mut layout, &symbols)?;
+    jump_tables::rebase(&inputs, &mut layout)?;
     let types = types::merge(&inputs, &layout, &symbols)?;
     Ok(write::write(&layout, &symbols, &relocs, &types))
 }

@@ -1,6 +1,7 @@
 //! Symbols of all files to one table: global ones by name, static ones each for itself.
 
 use super::input::{Declared, Input};
+use super::jump_tables::is_table;
 use super::layout::Layout;
 use super::{StaticLinkError, compare};
 use crate::btf::TypeId;
@@ -193,6 +194,12 @@ impl<'a> Symbols<'a> {
         if !matches!(symbol.visibility, STV_DEFAULT | STV_HIDDEN) {
             return Err(fail("it is neither hidden nor of default visibility"));
         }
+        if inputs
+            .get(file)
+            .is_some_and(|input| is_table(input, symbol))
+        {
+            return Ok(Some(self.add_table(new)));
+        }
         let giver = giver(inputs, layout, file, symbol);
         self.add_global(inputs, new, giver).map(Some)
     }
@@ -212,6 +219,24 @@ impl<'a> Symbols<'a> {
             });
         }
         symbol
+    }
+
+    /// A jump table: every file calls them alike, and means its own.
+    fn add_table(&mut self, new: OutSymbol<'a>) -> SymbolRef {
+        let next = self.globals.len();
+        self.globals.push(new);
+        self.details.push(Global {
+            giver: Giver {
+                file: 0,
+                is_defined: true,
+                is_weak: false,
+                section: None,
+                place: None,
+                is_repeated: false,
+            },
+            declared: None,
+        });
+        SymbolRef::Global(next)
     }
 
     fn add_global(

@@ -7,6 +7,7 @@ mod elf_writer;
 mod globals;
 mod hostile;
 mod isa;
+mod jump_tables;
 mod kernel;
 mod linking;
 mod maps;
