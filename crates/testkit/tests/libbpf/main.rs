@@ -8,4 +8,5 @@
 mod compare;
 mod core;
 mod kernel;
+mod linking;
 mod relocation;
