@@ -125,12 +125,12 @@ fn bpf_cases() -> Vec<(String, usize)> {
         ("in an arena: stores".to_owned(), 1),
     ];
     for name in names {
-        // Native code and rbpf in both races, if they are there.
-        cases.push((format!("program: {name}"), if peers { 5 } else { 2 }));
+        // Native code, rbpf and solana-sbpf in both races, if they are there.
+        cases.push((format!("program: {name}"), if peers { 7 } else { 2 }));
         cases.push((format!("in an arena: {name}"), 1));
     }
     if peers {
-        cases.push(("geometric mean".to_owned(), 5));
+        cases.push(("geometric mean".to_owned(), 6));
     }
     cases
 }

@@ -29,13 +29,19 @@ pub(super) fn run(suite: &mut Suite) -> Result<(), BenchError> {
 
 #[cfg(feature = "peers")]
 fn peers() -> Result<Vec<Contender<'static>>, BenchError> {
-    use super::machine::{bytes, plain};
+    use super::machine::{bytes, index, plain};
     use super::peers::{How, rbpf};
+    use super::sbpf::sbpf;
 
-    let code = bytes(&plain()?, EMPTY);
+    let object = plain()?;
+    let code = bytes(&object, EMPTY);
+    let insns = &object.programs[index(&object, EMPTY)].insns;
+    let sbpf = |name, engine| sbpf(name, engine, insns).map_err(BenchError::setup("solana-sbpf"));
     Ok(vec![
         rbpf("rbpf, machine code", How::Jit, code.clone())?,
+        sbpf("solana-sbpf, machine code", Engine::Jit)?,
         rbpf("rbpf, interpreter", How::Interpreter, code)?,
+        sbpf("solana-sbpf, interpreter", Engine::Interpreter)?,
     ])
 }
 

@@ -145,6 +145,12 @@ fn peers(object: &LinkedObject) -> Vec<Contender<'static>> {
         Contender::new("rbpf, machine code", move |ops| {
             super::peers::rbpf_compiles(ops, &programs, super::peers::How::Jit)
         }),
+        Contender::new("solana-sbpf, machine code", {
+            let programs = object.programs.iter();
+            let programs = programs.map(|program| super::sbpf::translated(&program.insns));
+            let programs: Vec<_> = programs.collect();
+            move |ops| super::sbpf::compiles(ops, &programs)
+        }),
     ]
 }
 

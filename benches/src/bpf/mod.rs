@@ -18,6 +18,8 @@ mod native;
 #[cfg(feature = "peers")]
 mod peers;
 mod programs;
+#[cfg(feature = "peers")]
+mod sbpf;
 
 use crate::harness::{BenchError, Suite};
 

@@ -15,7 +15,7 @@ pub(super) enum How {
     Cranelift,
 }
 
-fn buffer() -> Vec<u8> {
+pub(super) fn buffer() -> Vec<u8> {
     words().into_iter().flat_map(u64::to_le_bytes).collect()
 }
 

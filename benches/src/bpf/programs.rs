@@ -52,28 +52,39 @@ fn race_by(
         ("harena, interpreter", (10, 1))
     };
     let mut contenders = vec![ours(subject, engine, name)?];
-    contenders.extend(peers(engine, name)?);
-    race_the_right(suite, case, ops, contenders)
+    let mut others = Vec::new();
+    for (peer, contender) in peers(engine, name)? {
+        match contender {
+            Ok(contender) => contenders.push(contender),
+            Err(reason) => others.push((peer.to_owned(), format!("not in its dialect: {reason}"))),
+        }
+    }
+    race_the_right(suite, case, ops, (contenders, others))
 }
 
-/// The race of those who compute what native code does; a peer that does not is named. (Back
-/// ends of rbpf get some 64-bit operations wrong.) The medians.
+/// A peer that takes part, or why the program is none for it.
+type Peer = (&'static str, Result<Contender<'static>, String>);
+
+/// The medians of the race of those who compute what native code does. A peer that does not is
+/// named, with the `others` who cannot take part. (Back ends of rbpf get some 64-bit operations
+/// wrong.)
 fn race_the_right(
     suite: &mut Suite,
     case: &str,
     (full, small): (u64, u64),
-    mut contenders: Vec<Contender<'static>>,
+    (mut contenders, mut others): (Vec<Contender<'static>>, Vec<(String, String)>),
 ) -> Result<Vec<Median>, BenchError> {
     let right = match contenders.iter_mut().find(|peer| peer.name() == NATIVE) {
         Some(native) => native.check()?,
         None => contenders[0].check()?,
     };
-    let mut wrong = Vec::new();
     let mut taking_part = Vec::new();
     for mut contender in contenders {
-        let is_peer = contender.name().starts_with("rbpf");
+        let name = contender.name();
+        let is_peer = name.starts_with("rbpf") || name.starts_with("solana-sbpf");
         if is_peer && contender.check()? != right {
-            wrong.push(contender.name().to_owned());
+            let reason = "its result is wrong".to_owned();
+            others.push((contender.name().to_owned(), reason));
         } else {
             taking_part.push(contender);
         }
@@ -82,8 +93,8 @@ fn race_the_right(
     suite.first_against_others(case, &medians, |peer| {
         (peer.name == RBPF_JIT).then_some(RBPF_JIT_MAX)
     });
-    for peer in wrong {
-        suite.skipped(case, &medians[0], &peer, "its result is wrong");
+    for (peer, reason) in others {
+        suite.skipped(case, &medians[0], &peer, &reason);
     }
     Ok(medians)
 }
@@ -102,31 +113,39 @@ pub(super) fn ours(
 }
 
 #[cfg(feature = "peers")]
-fn peers(engine: Engine, name: &'static str) -> Result<Vec<Contender<'static>>, BenchError> {
+fn peers(engine: Engine, name: &'static str) -> Result<Vec<Peer>, BenchError> {
     use super::native::native;
     use super::peers::{self, How};
+    use super::sbpf::sbpf;
 
+    const PLAIN: &str = "native, no vectors";
     let (full, plain) = native(name);
-    let code = super::machine::bytes(&super::machine::plain()?, name);
-    let mut contenders = vec![peers::native(NATIVE, full)];
+    let object = super::machine::plain()?;
+    let code = super::machine::bytes(&object, name);
+    let insns = &object.programs[super::machine::index(&object, name)].insns;
+    let mut all: Vec<Peer> = vec![(NATIVE, Ok(peers::native(NATIVE, full)))];
     if engine == Engine::Jit {
-        contenders.push(peers::native("native, no vectors", plain));
+        all.push((PLAIN, Ok(peers::native(PLAIN, plain))));
         #[cfg(feature = "cranelift")]
-        contenders.push(peers::rbpf(
-            "rbpf, cranelift",
-            How::Cranelift,
-            code.clone(),
-        )?);
-        contenders.push(peers::rbpf(RBPF_JIT, How::Jit, code)?);
+        {
+            let peer = "rbpf, cranelift";
+            all.push((peer, Ok(peers::rbpf(peer, How::Cranelift, code.clone())?)));
+        }
+        all.push((RBPF_JIT, Ok(peers::rbpf(RBPF_JIT, How::Jit, code)?)));
+        let peer = "solana-sbpf, machine code";
+        all.push((peer, sbpf(peer, Engine::Jit, insns)));
     } else {
-        contenders.push(peers::rbpf("rbpf, interpreter", How::Interpreter, code)?);
+        let peer = "rbpf, interpreter";
+        all.push((peer, Ok(peers::rbpf(peer, How::Interpreter, code)?)));
+        let peer = "solana-sbpf, interpreter";
+        all.push((peer, sbpf(peer, Engine::Interpreter, insns)));
     }
-    Ok(contenders)
+    Ok(all)
 }
 
 #[cfg(not(feature = "peers"))]
 #[expect(clippy::unnecessary_wraps, reason = "with peers it may fail")]
-fn peers(_engine: Engine, _name: &'static str) -> Result<Vec<Contender<'static>>, BenchError> {
+fn peers(_engine: Engine, _name: &'static str) -> Result<Vec<Peer>, BenchError> {
     Ok(Vec::new())
 }
 
