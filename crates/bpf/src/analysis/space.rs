@@ -194,7 +194,10 @@ impl Analysis<'_> {
                 let whole = op.code == OpCode::Ldx64;
                 let slot = state.slot(op.src, op.off).filter(|_| whole);
                 let kinds = slot.map_or(OTHER, |kinds| *kinds);
-                state.set(op.dst, kinds);
+                // A load-acquire that faults leaves what was there.
+                let old = state.reg(op.dst);
+                let kept = if op.is_acquire() { old } else { CONSTANT };
+                state.set(op.dst, kinds | kept);
             }
             Class::Store => {
                 let kinds = if op.code == OpCode::Stx64 {

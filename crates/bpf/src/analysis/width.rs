@@ -168,6 +168,8 @@ fn written(op: &Op, widths: &Widths) -> u8 {
     match op.code.class() {
         Class::Set if op.code == OpCode::Mov32K => bits(op.imm & 0xffff_ffff),
         Class::Set => bits(op.imm),
+        // One that faults leaves what was there.
+        Class::Load if op.is_acquire() => loaded(op).max(dst),
         Class::Load => loaded(op),
         Class::Move => moved(op.code, src),
         Class::AluK => by_constant(op, dst),
@@ -303,6 +305,9 @@ mod tests {
             ("w2 = w1; w2 += -1", 32),
             ("w2 = w1; r2 += -1", 64),
             ("r2 = *(u16 *)(r1 + 0); r2 *= 3", 18),
+            ("w2 = load_acquire((u16 *)(r1 + 0))", 64),
+            ("r2 = 7; w2 = load_acquire((u16 *)(r1 + 0))", 16),
+            ("w2 = w1; w2 = load_acquire((u16 *)(r1 + 0))", 32),
             ("r2 = *(s8 *)(r1 + 0)", 64),
             ("r2 = *(u8 *)(r1 + 0); r2 = (s16)r2", 8),
             ("r2 = *(u8 *)(r1 + 0); r2 = (s8)r2", 64),
