@@ -1,11 +1,11 @@
 //! `gotox`: compiled `switch` statements, and jumps that no jump table makes.
 
 use harena_bpf::isa::asm;
-use harena_bpf::{LinkedProgram, ProgType};
+use harena_bpf::{LinkedProgram, ObjectFile, ProgType, link_objects};
 use harena_vm::{AbortCause, RunArgs, Vm, VmLoadError, layout};
 
 use super::linked::Machine;
-use super::objects::{link_bytes, read};
+use super::objects::{link_bytes, read, read_from};
 use super::support::{KFUNCS, TestHost, config, object};
 
 /// What `turn` of the test's source does.
@@ -146,4 +146,41 @@ fn gotox_without_a_table_ends_the_run() {
     let mut bench = super::support::Bench::new("r0 = 0; gotox r1; exit", Vec::new());
     let abort = bench.try_run(0).expect_err("leads nowhere");
     assert_eq!(abort.cause, AbortCause::JumpTarget { address: 0 });
+}
+
+/// Both files call their tables alike, and have functions in the same sections.
+#[test]
+fn linked_switches_go_where_each_files_do() {
+    let names = ["switch_a", "switch_b"];
+    let files = names.map(|name| read_from("../bpf/tests/fixtures", name));
+    let mut alone = [0, 1].map(|at| Machine::new(link_bytes(names[at], &files[at])));
+    for order in [[0, 1], [1, 0]] {
+        let inputs = order.map(|at| ObjectFile {
+            name: names[at],
+            bytes: &files[at],
+        });
+        let both = link_objects(&inputs).expect("they fit");
+        let mut both = Machine::new(link_bytes("both", &both));
+        for (alone, [one, two]) in alone
+            .iter_mut()
+            .zip([["a_one", "a_two"], ["b_one", "b_two"]])
+        {
+            for which in 0..17u64 {
+                let input = [which, 0x1234_5678 + which, 0, 0];
+                assert_eq!(
+                    both.run(one, &input),
+                    alone.run(one, &input),
+                    "{one} {input:x?}"
+                );
+                for inner in 0..17u64 {
+                    let input = [inner << 8 | which, 0x1234_5678, 0, 0];
+                    assert_eq!(
+                        both.run(two, &input),
+                        alone.run(two, &input),
+                        "{two} {input:x?}"
+                    );
+                }
+            }
+        }
+    }
 }

@@ -38,7 +38,7 @@ impl KernelSymbols for OwnTypes {
     }
 }
 
-fn read_from(folder: &str, file: &str) -> Vec<u8> {
+pub(super) fn read_from(folder: &str, file: &str) -> Vec<u8> {
     let crate_folder = env!("CARGO_MANIFEST_DIR");
     let path = format!("{crate_folder}/{folder}/{file}.bpf.o");
     std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
