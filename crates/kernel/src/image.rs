@@ -226,13 +226,14 @@ impl Image for KernelImage {
         let task = self.task(p);
         self.mem
             .put(task, field!(task_struct, on_cpu), on_cpu.into());
-        if !on_cpu {
-            let switches = match self.asleep.get(p.index()) {
-                Some(true) => field!(task_struct, nvcsw),
-                Some(false) | None => field!(task_struct, nivcsw),
-            };
-            self.bump(p, switches);
-        }
+    }
+
+    fn count_switch(&mut self, p: Tid) {
+        let switches = match self.asleep.get(p.index()) {
+            Some(true) => field!(task_struct, nvcsw),
+            Some(false) | None => field!(task_struct, nivcsw),
+        };
+        self.bump(p, switches);
     }
 
     fn set_state(&mut self, p: Tid, state: u32) {

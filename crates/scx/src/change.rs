@@ -115,7 +115,7 @@ impl Core {
     pub(crate) fn move_queued_task(&mut self, env: &mut Env<'_>, p: Tid, target: Cpu) {
         self.tasks[p].migrating = true;
         self.dequeue_task(env, p, scx::DEQUEUE_NOCLOCK);
-        self.set_task_cpu(env.machine, p, target);
+        self.set_task_cpu(env, p, target);
         self.enqueue_task(env, p, scx::ENQUEUE_MIGRATED);
         self.tasks[p].migrating = false;
         let class = self.t(p).class;

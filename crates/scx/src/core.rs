@@ -12,8 +12,8 @@ use crate::rq::Rq;
 use crate::sched::{EnableState, Sched};
 use crate::task::{RunState, Task, Tasks};
 use crate::{
-    CidMap, Class, CoreConfig, CpuSet, Cx, Env, Event, EventStats, ExitInfo, Image, Machine, Op,
-    SchedOps, TaskView, Topology,
+    CidMap, Class, CoreConfig, CpuSet, Cx, Env, Event, EventStats, ExitInfo, Image, Machine,
+    MomentSet, Op, SchedOps, TaskView, Topology,
 };
 
 /// The state machine.
@@ -36,6 +36,10 @@ pub struct Core {
     pub(crate) op: Option<OpCx>,
     pub(crate) exit_info: Option<ExitInfo>,
     pub(crate) hotplug_seq: u64,
+    /// The moments to tell.
+    pub(crate) traced: MomentSet,
+    /// A switch under way: the CPU, and who is still `current` there.
+    pub(crate) switching_from: Option<(Cpu, Option<Tid>)>,
 }
 
 /// What the core knows of a running callback.
@@ -84,6 +88,8 @@ impl Core {
             op: None,
             exit_info: None,
             hotplug_seq: 0,
+            traced: MomentSet::NONE,
+            switching_from: None,
             topology,
             config,
             image,
@@ -151,6 +157,7 @@ impl Core {
         let t = self.tasks.get(p)?;
         Some(TaskView {
             comm: &t.comm,
+            tgid: t.tgid.unwrap_or(p),
             cpu: t.cpu,
             class: t.class,
             state: t.state(),

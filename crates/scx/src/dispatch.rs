@@ -11,7 +11,7 @@ use crate::core::{DirectDispatch, OpCx};
 use crate::dsq::DsqRef;
 use crate::rq::BufEnt;
 use crate::task::{Carry, OpsState};
-use crate::{Class, Core, Cost, Env, Event, Machine, Op};
+use crate::{Class, Core, Cost, Env, Event, Machine, Moment, Op};
 
 /// Where the next task is (`enum scx_dsp_verdict`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -238,7 +238,7 @@ impl Core {
         self.tasks[p].sticky_cpu = Some(target);
         self.tasks[p].migrating = true;
         self.dequeue_task(env, p, 0);
-        self.set_task_cpu(env.machine, p, target);
+        self.set_task_cpu(env, p, target);
         self.rq_mut(target).remote_activate_enq_flags = enq_flags;
         self.enqueue_task(env, p, scx::ENQUEUE_MIGRATED);
         self.rq_mut(target).remote_activate_enq_flags = 0;
@@ -246,7 +246,15 @@ impl Core {
     }
 
     /// `set_task_cpu()`: the task is on no run queue, or marked as migrating.
-    pub(crate) fn set_task_cpu(&mut self, machine: &mut dyn Machine, p: Tid, to: Cpu) {
+    pub(crate) fn set_task_cpu(&mut self, env: &mut Env<'_>, p: Tid, to: Cpu) {
+        if self.t(p).cpu != to {
+            self.trace(env, Moment::SchedMigrateTask { task: p, to });
+            self.place_task(env.machine, p, to);
+        }
+    }
+
+    /// `__set_task_cpu()`: as above, of a task that has no CPU to come from.
+    pub(crate) fn place_task(&mut self, machine: &mut dyn Machine, p: Tid, to: Cpu) {
         let from = self.t(p).cpu;
         if from == to {
             return;

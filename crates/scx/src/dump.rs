@@ -8,7 +8,7 @@ use harena_abi::{Cpu, Tid, scx};
 
 use crate::exit::truncate;
 use crate::task::OpsState;
-use crate::{Class, Core, DumpCtx, Env, ExitInfo, Machine, Op};
+use crate::{Class, Core, DumpCtx, Env, ExitInfo, Machine, Moment, Op};
 
 /// Longest dump, whatever `exit_dump_len` says: a scheduler must not fill the host's memory.
 const DUMP_LEN_MAX: usize = 16 << 20;
@@ -105,10 +105,12 @@ impl Core {
         for (name, count) in self.event_stats().iter() {
             self.dump_line(&format!("{name:>40}: {count:>16}"));
         }
-        self.sched
-            .dump
-            .take()
-            .map_or_else(String::new, DumpBuf::finish)
+        let dump = self.sched.dump.take();
+        let text = dump.map_or_else(String::new, DumpBuf::finish);
+        for line in text.lines() {
+            self.trace(env, Moment::SchedExtDump(line));
+        }
+        text
     }
 
     fn dump_line(&mut self, text: &str) {

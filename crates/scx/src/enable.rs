@@ -11,7 +11,7 @@
 use harena_abi::{Errno, Tid, scx};
 
 use crate::sched::{EnableState, Sched};
-use crate::{CidMap, Class, Core, EnableError, Env, Form, Op, OpsConfig, TaskState};
+use crate::{CidMap, Class, Core, EnableError, Env, Form, Function, Op, OpsConfig, TaskState};
 
 /// A step failed; the number is for the message.
 struct Failed(i32);
@@ -58,6 +58,7 @@ impl Core {
         check_members(&config)?;
         self.sched = Sched::new(&config, self.config.hz);
         self.exit_info = None;
+        self.trace_enter(env, Function::Register);
         for rq in &mut self.rqs {
             rq.events = crate::EventStats::default();
             rq.cpu_released = false;
@@ -69,6 +70,8 @@ impl Core {
         if let Err(Failed(errno)) = done {
             self.error(env.machine, &format!("scx_root_enable() failed ({errno})"));
         }
+        // What failed is told through the exit.
+        self.trace_return(env, Function::Register, 0);
         Ok(())
     }
 

@@ -75,6 +75,8 @@ pub trait Image: std::fmt::Debug + Send {
     fn set_cpu(&mut self, p: Tid, cpu: Cpu);
     /// `p->on_cpu`.
     fn set_on_cpu(&mut self, p: Tid, on_cpu: bool);
+    /// `p->nvcsw` or `p->nivcsw`: the task is switched away, asleep or not.
+    fn count_switch(&mut self, p: Tid);
     /// `p->__state`.
     fn set_state(&mut self, p: Tid, state: u32);
     /// `p->flags` (`PF_*`).
@@ -149,6 +151,7 @@ impl Image for PlainImage {
     fn set_ddsp(&mut self, _p: Tid, _dsq_id: u64, _enq_flags: u64) {}
     fn set_cpu(&mut self, _p: Tid, _cpu: Cpu) {}
     fn set_on_cpu(&mut self, _p: Tid, _on_cpu: bool) {}
+    fn count_switch(&mut self, _p: Tid) {}
     fn set_state(&mut self, _p: Tid, _state: u32) {}
     fn set_task_flags(&mut self, _p: Tid, _flags: u32) {}
     fn set_allowed(&mut self, _p: Tid, _allowed: &CpuSet) {}

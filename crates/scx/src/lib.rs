@@ -50,6 +50,7 @@ mod sched;
 mod select_cpu;
 mod task;
 mod topology;
+mod trace;
 mod types;
 mod wakeup;
 mod watchdog;
@@ -64,6 +65,7 @@ pub use ops::{
     CgroupRef, Cx, DumpCtx, Env, ExitInfo, ExitTask, Form, InitTask, Op, OpsConfig, SchedOps, Stall,
 };
 pub use topology::{CpuSet, CpuTopology, Topology};
+pub use trace::{Function, Moment, MomentKind, MomentSet};
 pub use types::{
     Class, CoreConfig, EnableError, EventStats, Insert, IterId, Leave, Switched, TaskState,
     TaskView,

@@ -5,7 +5,7 @@
 
 use harena_abi::{Cpu, DsqId, Errno, Nanos, SimTime, Tid};
 
-use crate::{Core, CpuSet, Machine};
+use crate::{Core, CpuSet, Machine, Moment, MomentSet};
 
 /// Which of the two interfaces a scheduler was written for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -268,6 +268,14 @@ pub trait SchedOps {
     /// `ops.cpu_release`: a higher class takes the CPU; `reason` is `SCX_CPU_PREEMPT_*`.
     fn cpu_release(&mut self, cx: &mut Cx<'_>, cpu: Cpu, reason: u32, next: Option<Tid>) {
         let _ = (cx, cpu, reason, next);
+    }
+    /// The moments that are to be told; the embedder hands them to [`Core::set_traced`].
+    fn traces(&self) -> MomentSet {
+        MomentSet::NONE
+    }
+    /// A moment that was asked for ([`Core::set_traced`]); a scheduler may be attached or not.
+    fn trace(&mut self, cx: &mut Cx<'_>, moment: &Moment<'_>) {
+        let _ = (cx, moment);
     }
     /// A timer of the scheduler's own fired (`Machine::timer_arm`).
     fn timer(&mut self, cx: &mut Cx<'_>, key: u64) {

@@ -17,7 +17,7 @@ use harena_abi::{Cpu, SimTime, Tid, scx};
 use crate::dispatch::Found;
 use crate::dsq::DsqRef;
 use crate::task::{Carry, RunState};
-use crate::{Class, Core, Env, Event, Leave, Op, Switched};
+use crate::{Class, Core, Env, Event, Function, Leave, Moment, MomentKind, Op, Switched};
 
 /// What leaves the CPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,6 +33,12 @@ impl Core {
     /// when the CPU is idle.
     pub fn schedule(&mut self, env: &mut Env<'_>, cpu: Cpu, leave: Leave) -> Switched {
         let prev = self.rq(cpu).curr;
+        match prev {
+            None => self.trace(env, Moment::CpuIdle { cpu, idle: false }),
+            // do_task_dead() calls __schedule() itself.
+            Some(_) if leave == Leave::Exiting => {}
+            Some(_) => self.trace_enter(env, Function::Schedule),
+        }
         self.rq_mut(cpu).in_schedule = true;
         if let Some(p) = prev
             && leave != Leave::Runnable
@@ -62,6 +68,9 @@ impl Core {
         {
             self.bury(env, p);
         }
+        if next.is_none() {
+            self.trace(env, Moment::CpuIdle { cpu, idle: true });
+        }
         Switched { prev, next }
     }
 
@@ -82,14 +91,41 @@ impl Core {
 
     fn switch_to(&mut self, env: &mut Env<'_>, cpu: Cpu, prev: Option<Tid>, next: Option<Tid>) {
         if let Some(p) = prev {
+            self.image.count_switch(p);
+        }
+        self.rq_mut(cpu).curr = next;
+        self.image.set_curr(cpu, next);
+        self.trace_switch(env, cpu, prev, next);
+        if let Some(p) = prev {
             self.image.set_on_cpu(p, false);
         }
         if let Some(p) = next {
             self.image.set_on_cpu(p, true);
         }
-        self.rq_mut(cpu).curr = next;
-        self.image.set_curr(cpu, next);
         env.machine.note(Event::Switched { cpu, prev, next });
+    }
+
+    fn trace_switch(&mut self, env: &mut Env<'_>, cpu: Cpu, prev: Option<Tid>, next: Option<Tid>) {
+        if !self.traced.has(MomentKind::SchedSwitch) {
+            return;
+        }
+        let prev_state = prev.map_or(scx::TASK_RUNNING, |p| match self.t(p).run {
+            RunState::New => scx::TASK_NEW,
+            RunState::Runnable => scx::TASK_RUNNING,
+            RunState::Sleeping => scx::TASK_INTERRUPTIBLE,
+            RunState::Dead => scx::TASK_DEAD,
+        });
+        self.switching_from = Some((cpu, prev));
+        self.trace(
+            env,
+            Moment::SchedSwitch {
+                cpu,
+                prev,
+                next,
+                prev_state,
+            },
+        );
+        self.switching_from = None;
     }
 
     /// The classes from the top, and what a switch does to both tasks.
@@ -273,7 +309,15 @@ impl Core {
 
     /// The periodic tick of a busy CPU (`task_tick_scx()`, `scx_tick()`).
     pub fn tick(&mut self, env: &mut Env<'_>, cpu: Cpu) {
+        self.trace_enter(env, Function::SchedTick);
+        self.task_tick(env, cpu);
+        self.trace_enter(env, Function::ScxTick(cpu));
         self.check_watchdog_alive(env.machine);
+        self.trace_return(env, Function::ScxTick(cpu), 0);
+        self.trace_return(env, Function::SchedTick, 0);
+    }
+
+    fn task_tick(&mut self, env: &mut Env<'_>, cpu: Cpu) {
         let Some(p) = self.rq(cpu).curr else {
             return;
         };

@@ -77,6 +77,8 @@ pub(crate) enum RunState {
 #[derive(Debug)]
 pub(crate) struct Task {
     pub(crate) comm: String,
+    /// Thread group; `None` is the task itself.
+    pub(crate) tgid: Option<Tid>,
     pub(crate) flags: u32,
     pub(crate) policy: u32,
     pub(crate) nice: i32,
@@ -111,6 +113,7 @@ impl Task {
     pub(crate) fn new(spec: &TaskSpec, class: Class, jiffies: u64) -> Self {
         Self {
             comm: spec.comm.chars().take(15).collect(),
+            tgid: spec.tgid,
             flags: spec.flags,
             policy: spec.policy,
             nice: spec.nice,

@@ -73,6 +73,8 @@ pub enum TaskState {
 pub struct TaskView<'a> {
     /// `comm`.
     pub comm: &'a str,
+    /// Its thread group: the number of the task that leads it.
+    pub tgid: Tid,
     /// `task_cpu(p)`.
     pub cpu: Cpu,
     /// Its class.

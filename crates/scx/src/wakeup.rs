@@ -13,7 +13,8 @@ use crate::core::{DirectDispatch, OpCx};
 use crate::task::{Carry, RunState, Task, Verdict};
 use crate::weight::scx_weight;
 use crate::{
-    CgroupRef, Class, Core, CpuSet, Env, ExitTask, Form, InitTask, Machine, Op, TaskSpec, TaskState,
+    CgroupRef, Class, Core, CpuSet, Env, ExitTask, Form, Function, InitTask, Machine, Moment,
+    MomentKind, Op, TaskSpec, TaskState,
 };
 
 impl Core {
@@ -46,6 +47,8 @@ impl Core {
                 self.enable_task(env, p);
             }
         }
+        let (parent, child) = (spec.parent, p);
+        self.trace(env, Moment::SchedProcessFork { parent, child });
         Ok(p)
     }
 
@@ -166,21 +169,31 @@ impl Core {
         if self.tasks.get(p).is_none_or(|t| t.run != RunState::New) {
             return;
         }
+        self.trace_enter(env, Function::WakeUpNewTask(p));
         let (cpu, _) = self.select_task_rq(env, p, scx::SCX_WAKE_FORK);
-        self.set_task_cpu(env.machine, p, cpu);
+        self.place_task(env.machine, p, cpu);
         self.activate(env, p, scx::ENQUEUE_NOCLOCK | scx::ENQUEUE_INITIAL);
+        self.trace_return(env, Function::WakeUpNewTask(p), 0);
     }
 
     /// Wakes a sleeping task; false if it does not sleep. The current CPU is the waker's;
     /// `sync` is the waker's promise to sleep soon (`WF_SYNC`).
     pub fn wakeup(&mut self, env: &mut Env<'_>, p: Tid, sync: bool) -> bool {
-        if self
-            .tasks
-            .get(p)
-            .is_none_or(|t| t.run != RunState::Sleeping)
-        {
+        if self.tasks.get(p).is_none() {
             return false;
         }
+        let call = Function::TryToWakeUp { task: p, sync };
+        self.trace_enter(env, call);
+        let sleeps = self.t(p).run == RunState::Sleeping;
+        if sleeps {
+            self.wake(env, p, sync);
+        }
+        self.trace_return(env, call, sleeps.into());
+        sleeps
+    }
+
+    fn wake(&mut self, env: &mut Env<'_>, p: Tid, sync: bool) {
+        self.trace(env, Moment::SchedWaking(p));
         let wake_flags = scx::SCX_WAKE_TTWU | if sync { scx::SCX_WAKE_SYNC } else { 0 };
         let (cpu, selected) = self.select_task_rq(env, p, wake_flags);
         let mut flags = scx::ENQUEUE_WAKEUP | scx::ENQUEUE_NOCLOCK;
@@ -190,9 +203,8 @@ impl Core {
         if cpu != self.t(p).cpu {
             flags |= scx::ENQUEUE_MIGRATED;
         }
-        self.set_task_cpu(env.machine, p, cpu);
+        self.set_task_cpu(env, p, cpu);
         self.activate(env, p, flags);
-        true
     }
 
     /// `activate_task()` and what a wakeup does after it.
@@ -202,7 +214,14 @@ impl Core {
         self.image.set_state(p, scx::TASK_RUNNING);
         self.enqueue_task(env, p, flags);
         let class = self.t(p).class;
+        let is_new = flags & scx::ENQUEUE_INITIAL != 0;
+        if is_new {
+            self.trace(env, Moment::SchedWakeupNew(p));
+        }
         self.wakeup_preempt(env.machine, cpu, class);
+        if !is_new {
+            self.trace(env, Moment::SchedWakeup(p));
+        }
         if class == Class::Ext {
             self.run_deferred(env, cpu);
         }
@@ -299,9 +318,23 @@ impl Core {
         }
     }
 
+    /// The task begins to die (`do_exit()`); `schedule(cpu, Leave::Exiting)` is to follow.
+    pub fn do_exit(&mut self, env: &mut Env<'_>, p: Tid) {
+        self.set_exiting(p);
+        if self.traced.has(MomentKind::SchedProcessExit) && self.tasks.get(p).is_some() {
+            let group = |q: Tid| self.t(q).tgid.unwrap_or(q);
+            let lives = |q: Tid| self.t(q).flags & scx::PF_EXITING == 0;
+            let shares = |q: Tid| lives(q) && group(q) == group(p);
+            let group_dead = !self.tasks.tids().any(shares);
+            let task = p;
+            self.trace(env, Moment::SchedProcessExit { task, group_dead });
+        }
+    }
+
     /// The last switch away from a dead task is over (`sched_ext_dead()`).
     pub(crate) fn bury(&mut self, env: &mut Env<'_>, p: Tid) {
         self.disable_and_exit_task(env, p);
+        self.trace(env, Moment::SchedProcessFree(p));
         self.image.task_gone(p);
         self.tasks.remove(p);
     }

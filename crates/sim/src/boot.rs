@@ -37,6 +37,8 @@ impl<S: SchedOps> Simulation<S> {
                 }
             }
         }
+        // Whoever looks on is there before the scheduler, and finds the tasks there already.
+        self.core.set_traced(self.ops.traces());
         self.hw.enter(Cpu::new(0));
         let (core, mut env) = self.env();
         core.enable(&mut env)?;

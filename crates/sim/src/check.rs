@@ -374,6 +374,7 @@ mod tests {
     fn view(allowed: &CpuSet) -> TaskView<'_> {
         TaskView {
             comm: "p",
+            tgid: P,
             cpu: CPU0,
             class: Class::Ext,
             state: harena_scx::TaskState::Enabled,

@@ -166,7 +166,8 @@ impl<S: SchedOps> Simulation<S> {
 
     fn exit(&mut self, p: Tid, cpu: Cpu) {
         self.hw.record(What::TaskExit { task: p });
-        self.core.set_exiting(p);
+        let (core, mut env) = self.env();
+        core.do_exit(&mut env, p);
         self.schedule(cpu, Leave::Exiting);
         if let Some(task) = self.hw.tasks[p.index()].take() {
             self.hw.groups[task.group].exited += 1;

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use harena_abi::{Cpu, DsqId, Nanos, SimTime, Tid, scx};
 use harena_scx::{
     Alarm, Core, CoreConfig, Cost, CpuSet, CpuTopology, Cx, DumpCtx, Env, Event, ExitInfo,
-    ExitTask, Form, InitTask, Insert, Leave, Machine, Op, OpsConfig, PlainImage, SchedOps,
+    ExitTask, Form, InitTask, Insert, Leave, Machine, Moment, Op, OpsConfig, PlainImage, SchedOps,
     Switched, TaskSpec, Topology,
 };
 
@@ -272,6 +272,13 @@ impl SchedOps for Ops {
     }
     fn dump(&mut self, cx: &mut Cx<'_>, _ctx: &DumpCtx) {
         cx.core.kf_dump(cx.machine, "scheduler's own\nlast");
+    }
+    fn trace(&mut self, cx: &mut Cx<'_>, moment: &Moment<'_>) {
+        let cpu = cx.machine.this_cpu();
+        let name = |p: Option<Tid>| p.map_or("idle".to_owned(), |p| p.to_string());
+        let current = name(cx.core.current(cpu));
+        let curr = name(cx.core.curr(cpu));
+        self.log.push(format!("[{current} of {curr}] {moment:?}"));
     }
     fn cpu_acquire(&mut self, _cx: &mut Cx<'_>, cpu: Cpu) {
         self.log.push(format!("cpu_acquire({cpu})"));
