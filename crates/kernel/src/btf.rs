@@ -11,6 +11,7 @@ use harena_bpf::{KconfigValue, KernelSymbols, KfuncRef, KsymVar};
 
 use crate::kfuncs;
 use crate::places;
+use crate::tracing::{FUNCTIONS, TRACEPOINTS, address_of};
 use crate::types::ctype::{IntDesc, IntKind, StructDesc, TypeDesc};
 use crate::types::mask::NR_CPUS;
 use crate::types::proto::{Proto, declaration, integer};
@@ -71,6 +72,13 @@ impl Kernel {
         let kfuncs = kfuncs::linkable()
             .map(|(name, id, proto)| (name, emit.kfunc(name, id, &proto)))
             .collect();
+        for point in TRACEPOINTS {
+            emit.tracepoint(point.name, Proto::parse(point.proto).1);
+        }
+        for function in FUNCTIONS {
+            let proto = emit.proto(&Proto::parse(function.proto).1);
+            emit.b.func(function.name, proto, Linkage::Static);
+        }
         let rq = emit.declare("rq");
         Self {
             btf: emit.b.finish(),
@@ -91,9 +99,15 @@ impl KernelSymbols for Kernel {
     }
 
     fn ksym(&self, name: &str) -> Option<KsymVar> {
-        (name == "runqueues").then_some(KsymVar {
-            addr: places::RUNQUEUES.raw(),
-            type_id: Some(self.rq),
+        if name == "runqueues" {
+            return Some(KsymVar {
+                addr: places::RUNQUEUES.raw(),
+                type_id: Some(self.rq),
+            });
+        }
+        address_of(name).map(|addr| KsymVar {
+            addr,
+            type_id: None,
         })
     }
 
@@ -211,6 +225,14 @@ impl Emit {
             .map(|(name, ty)| (name.as_str(), self.ty(ty)))
             .collect();
         self.b.func_proto(ret, &args)
+    }
+
+    /// `btf_trace_NAME`: what is behind a tracepoint takes one argument more.
+    fn tracepoint(&mut self, name: &str, mut proto: Proto) {
+        let data = ("__data".to_owned(), TypeDesc::Ptr(Box::new(TypeDesc::Void)));
+        proto.args.insert(0, data);
+        let pointer = self.ty(&TypeDesc::Ptr(Box::new(TypeDesc::Fn(proto))));
+        self.b.typedef(&format!("btf_trace_{name}"), pointer);
     }
 
     fn kfunc(&mut self, name: &str, id: u32, proto: &Proto) -> KfuncRef {

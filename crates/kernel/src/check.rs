@@ -1,15 +1,16 @@
 //! What the kernel's verifier refuses at load: kfuncs where they are not legal.
 //!
-//! The rule is per struct_ops member: `scx_bpf_dsq_insert` belongs in `enqueue`, not in
-//! `running`. Only calls that can be reached are judged.
+//! The rule is per struct_ops member (`scx_bpf_dsq_insert` belongs in `enqueue`, not in
+//! `running`), and per type for programs that no scheduler calls. Only calls that can be
+//! reached are judged.
 
 use harena_bpf::isa::op::PseudoCall;
-use harena_bpf::{LinkedObject, LinkedProgram, StructOps};
+use harena_bpf::{LinkedObject, LinkedProgram, ProgType, StructOps};
 use harena_scx::{Form, Op};
-use harena_vm::{Place, Sleepable, line_text};
+use harena_vm::{ContextSet, Place, Sleepable, line_text};
 use thiserror::Error;
 
-use crate::kfuncs::{self, Kfunc, context_of};
+use crate::kfuncs::{self, Kfunc, context_of, context_of_type};
 use crate::reach::reachable;
 
 /// A call that the verifier would have refused.
@@ -24,6 +25,16 @@ pub enum VerifyError {
         kfunc: &'static str,
         /// The callback.
         member: String,
+    },
+    /// Not in a program of this type.
+    #[error("{place}: calling kernel function {kfunc} is not allowed in a program of type {kind}")]
+    Type {
+        /// The call.
+        place: Place,
+        /// The kfunc.
+        kfunc: &'static str,
+        /// `tracing`, `kprobe`.
+        kind: &'static str,
     },
     /// Not in this form of scheduler.
     #[error("{place}: calling kernel function {kfunc} is not allowed in a {form} scheduler")]
@@ -51,22 +62,56 @@ pub(crate) fn op_of(member: &str, form: Form) -> Option<Op> {
     Op::ALL.iter().copied().find(|op| op.name(form) == member)
 }
 
-/// Checks every program of a scheduler.
+/// What a program is for.
+#[derive(Clone, Copy, Debug)]
+enum Role {
+    /// A callback of a scheduler of this form.
+    Callback(Op, Form),
+    /// What its type says.
+    Type(ProgType),
+}
+
+impl Role {
+    const fn context(self) -> ContextSet {
+        match self {
+            Self::Callback(op, _) => context_of(op),
+            Self::Type(kind) => context_of_type(kind),
+        }
+    }
+}
+
+/// Checks every program of a scheduler, and those beside it that look on or are run by hand.
 pub(crate) fn check(object: &LinkedObject, ops: &StructOps, form: Form) -> Result<(), VerifyError> {
     for member in &ops.members {
         let program = member.program.and_then(|p| object.programs.get(p.index()));
         if let (Some(program), Some(op)) = (program, op_of(&member.name, form)) {
-            check_program(object, program, op, form)?;
+            check_program(object, program, Role::Callback(op, form))?;
         }
     }
+    for program in object.programs.iter().filter(|p| is_judged(p.prog_type)) {
+        check_program(object, program, Role::Type(program.prog_type))?;
+    }
     Ok(())
+}
+
+/// Whether the kfuncs of this kernel are for programs of a type. Others never run.
+const fn is_judged(kind: ProgType) -> bool {
+    matches!(
+        kind,
+        ProgType::Tracing
+            | ProgType::Tracepoint
+            | ProgType::RawTracepoint
+            | ProgType::PerfEvent
+            | ProgType::Lsm
+            | ProgType::Kprobe
+            | ProgType::Syscall
+    )
 }
 
 fn check_program(
     object: &LinkedObject,
     program: &LinkedProgram,
-    op: Op,
-    form: Form,
+    role: Role,
 ) -> Result<(), VerifyError> {
     for slot in reachable(object, program) {
         let insn = program.insns[slot as usize];
@@ -75,7 +120,7 @@ fn check_program(
         }
         // The engine's own kfuncs are legal everywhere.
         if let Some(kfunc) = kfuncs::all().nth(insn.imm.cast_unsigned() as usize) {
-            check_call(program, slot, kfunc, op, form)?;
+            check_call(program, slot, kfunc, role)?;
         }
     }
     Ok(())
@@ -84,32 +129,36 @@ fn check_program(
 fn check_call(
     program: &LinkedProgram,
     slot: u32,
-    kfunc: &'static Kfunc,
-    op: Op,
-    form: Form,
+    called: &'static Kfunc,
+    role: Role,
 ) -> Result<(), VerifyError> {
     let place = place(program, slot);
-    let name = kfunc.name;
-    if kfunc.form.is_some_and(|only| only != form) {
+    let kfunc = called.name;
+    if let Role::Callback(_, form) = role
+        && called.form.is_some_and(|only| only != form)
+    {
         let form = match form {
             Form::Cpu => "cpu-form",
             Form::Cid => "cid-form",
         };
-        return Err(VerifyError::Form {
-            place,
-            kfunc: name,
-            form,
+        return Err(VerifyError::Form { place, kfunc, form });
+    }
+    if !called.contexts.meets(role.context()) {
+        return Err(match role {
+            Role::Callback(op, form) => VerifyError::Context {
+                place,
+                kfunc,
+                member: op.name(form).to_owned(),
+            },
+            Role::Type(kind) => VerifyError::Type {
+                place,
+                kfunc,
+                kind: kind.name(),
+            },
         });
     }
-    if !kfunc.contexts.meets(context_of(op)) {
-        return Err(VerifyError::Context {
-            place,
-            kfunc: name,
-            member: op.name(form).to_owned(),
-        });
-    }
-    if kfunc.sleepable == Sleepable::Yes && !program.sleepable {
-        return Err(VerifyError::Sleepable { place, kfunc: name });
+    if called.sleepable == Sleepable::Yes && !program.sleepable {
+        return Err(VerifyError::Sleepable { place, kfunc });
     }
     Ok(())
 }

@@ -6,7 +6,9 @@ use harena_vm::{Abort, Call, CurrentTask, Host, Object, TimerArm, TimerId};
 
 use crate::kfuncs::{self, Kf};
 use crate::reg::as_u32;
+use crate::sched::Attached;
 use crate::state::State;
+use crate::tracing::call_helper;
 
 /// What a program can reach while it runs inside a callback.
 pub(crate) struct KernelHost<'a, 'c> {
@@ -16,7 +18,7 @@ pub(crate) struct KernelHost<'a, 'c> {
 
 impl KernelHost<'_, '_> {
     fn curr(&self) -> Option<Tid> {
-        self.cx.core.curr(self.cpu())
+        self.cx.core.current(self.cpu())
     }
 }
 
@@ -25,8 +27,28 @@ impl Host for KernelHost<'_, '_> {
         let Some(kfunc) = self.st.kfuncs.get(id as usize).copied() else {
             return Err(call.host_error(format!("no kfunc has the number {id}")));
         };
+        let is_traced = self.st.tracing.traces_kfunc(id);
+        if is_traced {
+            Attached::new(call.vm, self.st).trace_call(self.cx, id, args);
+        }
         let (st, cx) = (&mut *self.st, &mut *self.cx);
-        (kfunc.body)(&mut Kf { st, cx, call }, args)
+        let ret = (kfunc.body)(&mut Kf { st, cx, call }, args)?;
+        if is_traced {
+            Attached::new(call.vm, self.st).trace_returned(self.cx, id, args, ret);
+        }
+        Ok(ret)
+    }
+
+    fn helper(
+        &mut self,
+        call: &mut Call<'_>,
+        id: u32,
+        args: [u64; 5],
+    ) -> Result<Option<u64>, Abort> {
+        match self.st.frame() {
+            Some(frame) => call_helper(&frame, call, id, args),
+            None => Ok(None),
+        }
     }
 
     fn give_back(&mut self, call: &mut Call<'_>, object: Object, addr: u64) {

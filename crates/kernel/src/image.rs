@@ -71,6 +71,9 @@ impl KernelImage {
         let mem = &self.mem;
         mem.put(idle, field!(task_struct, flags), PF_IDLE | PF_KTHREAD);
         mem.put(idle, field!(task_struct, thread_info.cpu), cpu.raw());
+        mem.put(idle, field!(task_struct, static_prio), DEFAULT_PRIO);
+        mem.put(idle, field!(task_struct, normal_prio), DEFAULT_PRIO);
+        mem.put(idle, field!(task_struct, prio), DEFAULT_PRIO);
         mem.put_str(idle, field!(task_struct, comm), &format!("swapper/{cpu}"));
         self.relate(idle, idle, idle);
         self.write_allowed(idle, &std::iter::once(cpu).collect());

@@ -30,6 +30,7 @@ mod sched;
 mod scheduler;
 mod state;
 mod syscall;
+mod tracing;
 pub mod types;
 
 pub use btf::{KERNEL_VERSION, Kernel};
@@ -40,3 +41,4 @@ pub use loaded::LoadedObject;
 pub use map_objects::write_map_objects;
 pub use scheduler::{ArenaUse, BpfScheduler, GlobalReadError};
 pub use syscall::{CONTEXT_SIZE_MAX, ContextError, SyscallProgram};
+pub use tracing::{Attachment, NeverFires, TracingUse};

@@ -12,7 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use harena_abi::{Errno, scx};
 use harena_arena::FailedAllocs;
-use harena_bpf::{GlobalError, GlobalValue, LinkError, LinkedObject, Object, StructOps};
+use harena_bpf::{
+    Autoload, GlobalError, GlobalValue, LinkError, LinkedObject, Object, ProgType, StructOps,
+};
 use harena_scx::{Form, Image, Op, OpsConfig, Topology};
 use harena_vm::{
     Containment, Engine, MapId, OutOfGuestMemory, ProgId, StructOpsId, Vm, VmConfig, VmCreateError,
@@ -28,6 +30,7 @@ use crate::map_objects::write_map_objects;
 use crate::places::Places;
 use crate::scheduler::BpfScheduler;
 use crate::state::State;
+use crate::tracing::Tracing;
 use crate::types::ctype::{Field, field};
 use crate::types::ops::{OPS_NAME_LEN, sched_ext_ops};
 
@@ -39,6 +42,8 @@ pub struct LoadOptions {
     pub sets: Vec<(String, GlobalValue)>,
     /// Which struct_ops variable to attach, if there are several.
     pub ops: Option<String>,
+    /// Programs to load and attach although their sections are marked `?`, by name.
+    pub attach: Vec<String>,
     /// `CONFIG_HZ`.
     pub hz: u32,
     /// Instructions one callback may execute; `None` is the engine's default.
@@ -58,6 +63,7 @@ impl Default for LoadOptions {
         Self {
             sets: Vec::new(),
             ops: None,
+            attach: Vec::new(),
             hz: 1000,
             insn_budget: None,
             arena_limit: None,
@@ -79,6 +85,23 @@ pub enum LoadError {
         /// Why not.
         #[source]
         cause: GlobalError,
+    },
+    /// A program is to be attached that does not exist.
+    #[error("cannot attach `{program}`")]
+    Attach {
+        /// Its name.
+        program: String,
+        /// Why not.
+        #[source]
+        cause: GlobalError,
+    },
+    /// A program is to be attached that something else runs.
+    #[error("cannot attach `{program}`: programs of type `{kind}` are attached to nothing")]
+    NotAttachable {
+        /// Its name.
+        program: String,
+        /// Its type.
+        kind: &'static str,
     },
     /// The object does not fit the kernel.
     #[error("cannot link the object")]
@@ -164,6 +187,8 @@ impl LoadError {
             Self::MultipleArenas { .. } | Self::NoArena => Some(Errno::EINVAL),
             Self::Verify(_) => Some(Errno::EACCES),
             Self::Set { .. }
+            | Self::Attach { .. }
+            | Self::NotAttachable { .. }
             | Self::Link(_)
             | Self::NoScheduler
             | Self::WhichScheduler { .. }
@@ -202,7 +227,9 @@ impl BpfScheduler {
         let ops_id = loaded.struct_ops[index];
         let places = Places::new(vm.mem(), topology)?;
         let image = Box::new(KernelImage::new(vm.shared_mem(), places, topology));
-        let state = state(&vm, places, ops, ops_id, form)?;
+        let mut tracing = Tracing::new(&linked, &loaded, form, nr_cpus);
+        tracing.show_ops(vm.mem(), ops)?;
+        let state = state(&vm, places, (ops, ops_id, form), tracing)?;
         let never_called = never_called(ops, form);
         let scheduler = Self::new(vm, state, linked, loaded, never_called);
         Ok((scheduler, image))
@@ -213,17 +240,18 @@ impl BpfScheduler {
 fn state(
     vm: &Vm,
     places: Places,
-    ops: &StructOps,
-    id: StructOpsId,
-    form: Form,
-) -> Result<State, LoadError> {
+    (ops, id, form): (&StructOps, StructOpsId, Form),
+    tracing: Tracing,
+) -> Result<Box<State>, LoadError> {
     let arena = match form {
         Form::Cid => Some(only_arena(vm, id)?),
         Form::Cpu => None,
     };
     let programs = programs_of(vm, id, form);
     let config = config_of(ops, form, programs.keys().copied().collect());
-    Ok(State::new(vm.mem(), places, config, programs, arena)?)
+    let programs = (config, programs);
+    let state = State::new(vm.mem(), places, programs, arena, tracing)?;
+    Ok(Box::new(state))
 }
 
 /// The machine that the options ask for.
@@ -250,6 +278,9 @@ pub(crate) fn prepare(object: &mut Object, options: &LoadOptions) -> Result<(), 
             path: "__SCX_*".to_owned(),
             cause,
         })?;
+    for program in &options.attach {
+        switch_on(object, program)?;
+    }
     for (path, value) in &options.sets {
         object
             .set_global(path, value)
@@ -259,6 +290,24 @@ pub(crate) fn prepare(object: &mut Object, options: &LoadOptions) -> Result<(), 
             })?;
     }
     Ok(())
+}
+
+/// Loads a program that looks on, whatever its section says.
+fn switch_on(object: &mut Object, program: &str) -> Result<(), LoadError> {
+    let known = object.programs().iter().find(|p| p.name == program);
+    if let Some(kind @ (ProgType::StructOps | ProgType::Syscall)) =
+        known.and_then(|program| program.prog_type)
+    {
+        return Err(LoadError::NotAttachable {
+            program: program.to_owned(),
+            kind: kind.name(),
+        });
+    }
+    let attach = object.set_autoload(program, Autoload::Yes);
+    attach.map_err(|cause| LoadError::Attach {
+        program: program.to_owned(),
+        cause,
+    })
 }
 
 fn form_of(ops: &StructOps) -> Option<Form> {
@@ -355,7 +404,7 @@ fn config_of(ops: &StructOps, form: Form, has: BTreeSet<Op>) -> OpsConfig {
 mod tests {
     use super::*;
     use harena_bpf::isa::asm;
-    use harena_bpf::{LinkedProgram, MapIndex, ProgType};
+    use harena_bpf::{LinkedProgram, MapIndex};
 
     /// The committed scheduler `levels`, of which `ops.set_weight` uses a second arena: no
     /// object file can say that, but programs that reuse maps can.

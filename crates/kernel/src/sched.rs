@@ -16,7 +16,8 @@ use std::sync::Arc;
 use harena_abi::{Cid, Cpu, Errno, KernAddr, Tid};
 use harena_arena::Pool;
 use harena_scx::{
-    Cost, CpuSet, Cx, DumpCtx, ExitInfo, ExitTask, Form, InitTask, Op, OpsConfig, SchedOps,
+    Cost, CpuSet, Cx, DumpCtx, ExitInfo, ExitTask, Form, InitTask, Moment, MomentSet, Op,
+    OpsConfig, SchedOps,
 };
 use harena_vm::{Abort, ContextSet, RunArgs, Vm};
 
@@ -27,6 +28,7 @@ use crate::host::KernelHost;
 use crate::kfuncs::context_of;
 use crate::reg::as_s32;
 use crate::state::{Level, State};
+use crate::tracing::Frame;
 use crate::types::ctype::field;
 use crate::types::runqueue::rq;
 use crate::types::scx::{scx_cpu_release_args, scx_exit_task_args, scx_init_task_args};
@@ -34,8 +36,19 @@ use crate::types::scx::{scx_cpu_release_args, scx_exit_task_args, scx_init_task_
 /// A scheduler in its machine, borrowed for one callback.
 #[derive(Debug)]
 pub(crate) struct Attached<'a> {
-    vm: &'a mut Vm,
-    st: &'a mut State,
+    pub(crate) vm: &'a mut Vm,
+    pub(crate) st: &'a mut State,
+}
+
+/// Whose program runs, for messages and for what it may ask.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Origin<'a> {
+    /// A callback of this name.
+    Callback(&'static str),
+    /// A timer's callback.
+    Timer,
+    /// The tracing program at this position.
+    Tracing(usize, &'a Frame),
 }
 
 impl<'a> Attached<'a> {
@@ -55,18 +68,18 @@ impl<'a> Attached<'a> {
             contexts,
             ..RunArgs::new(level.args)
         };
-        let what = op.name(self.st.config.form);
-        self.enter(cx, what, contexts, |vm, host| {
+        let origin = Origin::Callback(op.name(self.st.config.form));
+        self.enter(cx, origin, contexts, |vm, host| {
             vm.run(prog, &run, host).map(|r| (r.ret, r.insns))
         })
     }
 
     /// Runs a program's code with the kernel behind it, counts its cost and ends the
     /// scheduler if it misbehaved.
-    fn enter<R>(
+    pub(crate) fn enter<R>(
         &mut self,
         cx: &mut Cx<'_>,
-        what: &str,
+        origin: Origin<'_>,
         context: ContextSet,
         run: impl FnOnce(&mut Vm, &mut KernelHost<'_, '_>) -> Result<(R, u64), Abort>,
     ) -> Option<R> {
@@ -74,7 +87,11 @@ impl<'a> Attached<'a> {
         let this_rq = self.st.places.rq(cx.machine.this_cpu());
         self.vm.mem().put(this_rq, field!(rq, clock), now);
         self.vm.mem().put(this_rq, field!(rq, clock_task), now);
-        self.st.enter(context);
+        let frame = match origin {
+            Origin::Tracing(_, frame) => Some(*frame),
+            Origin::Callback(_) | Origin::Timer => None,
+        };
+        self.st.enter(context, frame);
         let result = run(
             self.vm,
             &mut KernelHost {
@@ -93,7 +110,14 @@ impl<'a> Attached<'a> {
         match result {
             Ok((ret, _)) => Some(ret),
             Err(abort) => {
-                cx.core.error(cx.machine, &format!("ops.{what}(): {abort}"));
+                let what = match origin {
+                    Origin::Callback(op) => format!("ops.{op}(): {abort}"),
+                    Origin::Timer => format!("timer: {abort}"),
+                    Origin::Tracing(index, _) => {
+                        format!("{}: {abort}", self.st.tracing.take_off(index))
+                    }
+                };
+                cx.core.error(cx.machine, &what);
                 self.st.abort.get_or_insert(abort);
                 None
             }
@@ -340,11 +364,19 @@ impl SchedOps for Attached<'_> {
         self.call(cx, Op::CpuRelease, &args);
     }
 
+    fn traces(&self) -> MomentSet {
+        self.st.tracing.moments()
+    }
+
+    fn trace(&mut self, cx: &mut Cx<'_>, moment: &Moment<'_>) {
+        self.trace_moment(cx, moment);
+    }
+
     fn timer(&mut self, cx: &mut Cx<'_>, key: u64) {
         let Some((timer, context)) = self.st.timers.get(&key).copied() else {
             return;
         };
-        self.enter(cx, "timer", context, |vm, host| {
+        self.enter(cx, Origin::Timer, context, |vm, host| {
             let result = vm.fire_timer(timer, context, host)?;
             Ok(((), result.map_or(0, |r| r.insns)))
         });

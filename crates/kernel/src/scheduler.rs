@@ -3,18 +3,21 @@
 use harena_abi::{ArenaOffset, Cpu, Errno, KernAddr, Tid, UserAddr};
 use harena_bpf::btf::{LayoutError, PathError, Value};
 use harena_bpf::{LinkedObject, MapType};
-use harena_scx::{CpuSet, Cx, DumpCtx, ExitInfo, ExitTask, InitTask, OpsConfig, SchedOps};
+use harena_scx::{
+    CpuSet, Cx, DumpCtx, ExitInfo, ExitTask, InitTask, Moment, MomentSet, OpsConfig, SchedOps,
+};
 use harena_vm::{Abort, CodeRange, Loaded, MapId, MemFault, StreamId, Violation, Vm};
 use thiserror::Error;
 
 use crate::sched::Attached;
 use crate::state::State;
+use crate::tracing::{NeverFires, TracingUse};
 
 /// A BPF scheduler with the machine that runs it.
 #[derive(Debug)]
 pub struct BpfScheduler {
     vm: Vm,
-    st: State,
+    st: Box<State>,
     linked: LinkedObject,
     loaded: Loaded,
     never_called: Vec<String>,
@@ -88,7 +91,7 @@ pub(crate) fn drain_streams(
 impl BpfScheduler {
     pub(crate) const fn new(
         vm: Vm,
-        st: State,
+        st: Box<State>,
         linked: LinkedObject,
         loaded: Loaded,
         never_called: Vec<String>,
@@ -106,6 +109,17 @@ impl BpfScheduler {
     #[must_use]
     pub fn never_called(&self) -> &[String] {
         &self.never_called
+    }
+
+    /// The programs that look on, in the object's order, and how often each ran.
+    pub fn tracing(&self) -> impl Iterator<Item = &TracingUse> {
+        self.st.tracing.used()
+    }
+
+    /// Programs that are loaded and never run.
+    #[must_use]
+    pub fn never_fires(&self) -> &[NeverFires] {
+        self.st.tracing.never()
     }
 
     /// What ended the scheduler, if one of its programs did what the verifier would have
@@ -246,6 +260,10 @@ macro_rules! delegate {
                 &self.st.config
             }
 
+            fn traces(&self) -> MomentSet {
+                self.st.tracing.moments()
+            }
+
             $(fn $name(&mut self, cx: &mut Cx<'_>, $($arg: $ty),*) $(-> $ret)? {
                 Attached::new(&mut self.vm, &mut self.st).$name(cx, $($arg),*)
             })*
@@ -281,5 +299,6 @@ delegate! {
     fn dump_task(ctx: &DumpCtx, p: Tid);
     fn cpu_acquire(cpu: Cpu);
     fn cpu_release(cpu: Cpu, reason: u32, next: Option<Tid>);
+    fn trace(moment: &Moment<'_>);
     fn timer(key: u64);
 }

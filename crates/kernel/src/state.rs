@@ -15,13 +15,15 @@ use harena_vm::{
 use crate::cmasks::Cmasks;
 use crate::kfuncs::{self, Kfunc};
 use crate::places::Places;
+use crate::tracing::{CONTEXT_MAX, Frame, Tracing};
 use crate::types::mask::cpumask;
 
 /// Arguments of the longest callback, rounded up.
 const ARGS_MAX: u64 = 8;
 /// Bytes for what an argument points to (`scx_init_task_args` and its kin).
 const POINTEE_MAX: u64 = 64;
-const BLOCK: u64 = ARGS_MAX * 8 + POINTEE_MAX + size_of::<cpumask>() as u64;
+const MASK: u64 = size_of::<cpumask>() as u64;
+const BLOCK: u64 = ARGS_MAX * 8 + POINTEE_MAX + MASK + CONTEXT_MAX;
 
 /// Guest memory of one nesting level.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +34,17 @@ pub(crate) struct Level {
     pub(crate) pointee: KernAddr,
     /// A CPU mask that one of them points to.
     pub(crate) mask: KernAddr,
+    /// What a tracing program looks at, if that is no `u64[]`.
+    pub(crate) trace: KernAddr,
+}
+
+/// A program that runs.
+#[derive(Clone, Copy, Debug)]
+struct Running {
+    /// What it may call.
+    context: ContextSet,
+    /// What it looks at, if it is a tracing program.
+    frame: Option<Frame>,
 }
 
 /// See the module's comment.
@@ -56,18 +69,20 @@ pub(crate) struct State {
     pub(crate) pool: Option<Box<Pool>>,
     /// Why the scheduler was ended, if its program did what a verifier would have refused.
     pub(crate) abort: Option<Abort>,
+    /// Programs that look on.
+    pub(crate) tracing: Tracing,
     levels: Vec<Level>,
-    /// Contexts of the programs that run, the innermost last.
-    running: Vec<ContextSet>,
+    /// The programs that run, the innermost last.
+    running: Vec<Running>,
 }
 
 impl State {
     pub(crate) fn new(
         mem: &GuestMem,
         places: Places,
-        config: OpsConfig,
-        programs: BTreeMap<Op, ProgId>,
+        (config, programs): (OpsConfig, BTreeMap<Op, ProgId>),
         arena: Option<MapId>,
+        tracing: Tracing,
     ) -> Result<Self, OutOfGuestMemory> {
         // One more than may nest: the engine refuses the run, with its own words.
         let levels = (0..=NESTED_RUNS_MAX)
@@ -84,6 +99,7 @@ impl State {
             cmasks: None,
             pool: None,
             abort: None,
+            tracing,
             levels,
             running: Vec::new(),
         })
@@ -97,7 +113,8 @@ impl State {
 
     /// Where the innermost program runs.
     pub(crate) fn context(&self) -> ContextSet {
-        self.running.last().copied().unwrap_or(ContextSet::ANY)
+        let innermost = self.running.last();
+        innermost.map_or(ContextSet::ANY, |running| running.context)
     }
 
     /// Whether no program runs.
@@ -105,8 +122,13 @@ impl State {
         self.running.is_empty()
     }
 
-    pub(crate) fn enter(&mut self, context: ContextSet) {
-        self.running.push(context);
+    /// What the innermost program looks at, if it is a tracing program.
+    pub(crate) fn frame(&self) -> Option<Frame> {
+        self.running.last()?.frame
+    }
+
+    pub(crate) fn enter(&mut self, context: ContextSet, frame: Option<Frame>) {
+        self.running.push(Running { context, frame });
     }
 
     pub(crate) fn leave(&mut self) {
@@ -121,6 +143,7 @@ impl Level {
             args: block,
             pointee: at(ARGS_MAX * 8),
             mask: at(ARGS_MAX * 8 + POINTEE_MAX),
+            trace: at(ARGS_MAX * 8 + POINTEE_MAX + MASK),
         }
     }
 }

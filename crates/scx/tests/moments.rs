@@ -36,10 +36,7 @@ fn nothing_is_told_unasked() {
     w.core.set_traced(MomentSet::NONE);
     let p = w.sleeper();
     w.wake(p);
-    w.expect(&[
-        "enqueue(1, 0x9)",
-        "dispatch(0, -)",
-    ]);
+    w.expect(&["enqueue(1, 0x9)", "dispatch(0, -)"]);
     w.core
         .set_traced(MomentSet::NONE.with(MomentKind::SchedSwitch));
     w.leave(0, Leave::Sleeping);

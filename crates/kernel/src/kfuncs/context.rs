@@ -4,6 +4,7 @@
 //! has one context bit; each kfunc has the set of contexts of its group. What a timer's
 //! callback may call is what the program that set it up may call.
 
+use harena_bpf::ProgType;
 use harena_scx::Op;
 use harena_vm::ContextSet;
 
@@ -21,9 +22,13 @@ const NO_LOCK: u32 = 1 << 4;
 const NUMBERING: u32 = 1 << 5;
 /// `SEC("syscall")` programs.
 const SYSCALL: u32 = 1 << 6;
+/// Programs that look on, but those of type `kprobe` (`BTF_KFUNC_HOOK_TRACING`).
+const TRACING: u32 = 1 << 7;
+/// Those of type `kprobe`: no set of kfuncs but the common one is for them.
+const KPROBE: u32 = 1 << 8;
 
-/// Legal everywhere.
-pub(super) const ANY: ContextSet = ContextSet::ANY;
+/// Legal in all programs that have to do with schedulers.
+pub(super) const ANY: ContextSet = ContextSet(!KPROBE);
 /// CPU selection.
 pub(super) const SELECT: ContextSet = ContextSet(ENQUEUEING | NO_LOCK | SYSCALL);
 /// Inserting into a queue.
@@ -39,9 +44,21 @@ pub(super) const UNLOCKED: ContextSet = ContextSet(NO_LOCK | NUMBERING | SYSCALL
 /// Numbering of cids.
 pub(super) const INIT_CIDS: ContextSet = ContextSet(NUMBERING);
 
+/// The context of a program of this type that no scheduler calls (`bpf_prog_type_to_kfunc_hook()`).
+#[must_use]
+pub(crate) const fn context_of_type(kind: ProgType) -> ContextSet {
+    ContextSet(if matches!(kind, ProgType::Syscall) {
+        SYSCALL
+    } else if matches!(kind, ProgType::Kprobe) {
+        KPROBE
+    } else {
+        TRACING
+    })
+}
+
 /// The context of a program that implements `op`.
 #[must_use]
-pub(crate) fn context_of(op: Op) -> ContextSet {
+pub(crate) const fn context_of(op: Op) -> ContextSet {
     ContextSet(match op {
         Op::SelectCpu | Op::Enqueue => ENQUEUEING,
         Op::Dispatch => DISPATCHING,

@@ -26,7 +26,7 @@ use harena_vm::{
     Rules, Sleepable, generic_kfuncs,
 };
 
-pub(crate) use context::context_of;
+pub(crate) use context::{context_of, context_of_type};
 
 use crate::places::TaskRef;
 use crate::state::State;

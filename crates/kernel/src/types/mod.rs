@@ -13,6 +13,7 @@ pub mod proto;
 pub mod runqueue;
 pub mod scx;
 pub mod task;
+pub mod trace;
 
 use ctype::StructDesc;
 
@@ -27,6 +28,7 @@ pub fn structs() -> impl Iterator<Item = &'static StructDesc> {
         ops::cpu_form::STRUCTS,
         ops::cid_form::STRUCTS,
         bpf::STRUCTS,
+        trace::STRUCTS,
     ]
     .into_iter()
     .flatten()

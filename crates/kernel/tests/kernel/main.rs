@@ -8,3 +8,4 @@ mod load;
 mod misuse;
 mod run;
 mod support;
+mod tracing;

@@ -78,6 +78,7 @@ impl<'a> Run<'a> {
         assert_eq!(interpreted.1.insns(), compiled.1.insns());
         assert_eq!(interpreted.1.violations(), compiled.1.violations());
         assert_eq!(interpreted.1.abort(), compiled.1.abort());
+        assert!(interpreted.1.tracing().eq(compiled.1.tracing()));
         compiled
     }
 

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//
+// onlookers: a FIFO with programs that are attached on demand. Some do nothing, the others what no
+// kernel admits.
+#include "scx.h"
+
+char _license[] SEC("license") = "GPL";
+
+#ifndef HARENA_SCX_HEADERS
+u64 scx_bpf_now(void) __ksym;
+struct task_struct *bpf_task_acquire(struct task_struct *p) __ksym;
+#endif
+
+u64 nr_seen;
+
+SEC("?tp_btf/sched_switch")
+int nothing_at_switch(u64 *ctx)
+{
+	return 0;
+}
+
+SEC("?raw_tp/sched_wakeup")
+int nothing_at_wakeup(u64 *ctx)
+{
+	return 0;
+}
+
+SEC("?tracepoint/sched/sched_switch")
+int one_at_a_time(u64 *ctx)
+{
+	return 0;
+}
+
+// Holds a task for ever.
+SEC("?tp_btf/sched_wakeup")
+int BPF_PROG(leaks, struct task_struct *p)
+{
+	if (++nr_seen == 10)
+		bpf_task_acquire(p);
+	return 0;
+}
+
+// The same before there is a scheduler.
+SEC("?fentry/bpf_scx_reg")
+int BPF_PROG(leaks_early)
+{
+	bpf_task_acquire((void *)bpf_task_from_pid(1));
+	return 0;
+}
+
+// Callbacks may do this, programs that look on may not.
+SEC("?tp_btf/sched_wakeup")
+int BPF_PROG(inserts, struct task_struct *p)
+{
+	scx_bpf_dsq_insert(p, SCX_DSQ_GLOBAL, SCX_SLICE_DFL_NS, 0);
+	return 0;
+}
+
+// The scheduler's kfuncs are not for kprobes.
+SEC("?kprobe/schedule")
+int probes(void *ctx)
+{
+	return scx_bpf_now() != 0;
+}
+
+void BPF_STRUCT_OPS(onlookers_enqueue, struct task_struct *p, u64 enq_flags)
+{
+	scx_bpf_dsq_insert(p, SCX_DSQ_GLOBAL, SCX_SLICE_DFL_NS, enq_flags);
+}
+
+SCX_OPS_DEFINE(onlookers_ops, .enqueue = (void *)onlookers_enqueue, .name = "onlookers");

@@ -1,0 +1,318 @@
+//! What programs can attach to: the tables, and what a section's name means by them.
+//!
+//! A row stands here only if the simulation comes by that place and its arguments are true
+//! (`docs/design/0009-tracing.md`). A program that names anything else never fires.
+
+use harena_bpf::{KFUNC_ADDRESS_BASE, ProgType, Program};
+use harena_scx::{Form, MomentKind};
+
+use crate::kfuncs;
+use crate::types::proto::Proto;
+
+/// A tracepoint.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tracepoint {
+    /// The events' directory in tracefs, as `tracepoint/…` names it.
+    pub(crate) system: &'static str,
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// When.
+    pub(crate) kind: MomentKind,
+    /// `TP_PROTO`.
+    pub(crate) proto: &'static str,
+}
+
+/// A function.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Function {
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// Its entry.
+    pub(crate) enter: MomentKind,
+    /// Its return, if that is a moment of the same event.
+    pub(crate) leave: Option<MomentKind>,
+    /// Its type.
+    pub(crate) proto: &'static str,
+    /// The form of schedulers for which it is called, if not both.
+    pub(crate) form: Option<Form>,
+}
+
+macro_rules! tracepoints {
+    ($($system:ident $name:ident $kind:ident $proto:literal;)*) => {
+        pub(crate) const TRACEPOINTS: &[Tracepoint] = &[$(Tracepoint {
+            system: stringify!($system),
+            name: stringify!($name),
+            kind: MomentKind::$kind,
+            proto: $proto,
+        },)*];
+    };
+}
+
+tracepoints! {
+    sched sched_switch SchedSwitch
+        "void (bool preempt, struct task_struct *prev, struct task_struct *next, unsigned int prev_state)";
+    sched sched_waking SchedWaking "void (struct task_struct *p)";
+    sched sched_wakeup SchedWakeup "void (struct task_struct *p)";
+    sched sched_wakeup_new SchedWakeupNew "void (struct task_struct *p)";
+    sched sched_migrate_task SchedMigrateTask "void (struct task_struct *p, int dest_cpu)";
+    sched sched_process_fork SchedProcessFork
+        "void (struct task_struct *parent, struct task_struct *child)";
+    sched sched_process_exit SchedProcessExit "void (struct task_struct *p, bool group_dead)";
+    sched sched_process_free SchedProcessFree "void (struct task_struct *p)";
+    power cpu_idle CpuIdle "void (unsigned int state, unsigned int cpu_id)";
+    sched_ext sched_ext_dump SchedExtDump "void (const char *line)";
+}
+
+macro_rules! functions {
+    ($($name:ident $enter:ident $leave:expr, $form:expr, $proto:literal;)*) => {
+        pub(crate) const FUNCTIONS: &[Function] = &[$(Function {
+            name: stringify!($name),
+            enter: MomentKind::$enter,
+            leave: $leave,
+            proto: $proto,
+            form: $form,
+        },)*];
+    };
+}
+
+functions! {
+    bpf_scx_reg EnterRegister Some(MomentKind::ReturnRegister), Some(Form::Cpu),
+        "int (void *kdata, struct bpf_link *link)";
+    bpf_scx_reg_cid EnterRegister Some(MomentKind::ReturnRegister), Some(Form::Cid),
+        "int (void *kdata, struct bpf_link *link)";
+    sched_tick EnterSchedTick Some(MomentKind::ReturnSchedTick), None, "void (void)";
+    scx_tick EnterScxTick Some(MomentKind::ReturnScxTick), None, "void (struct rq *rq)";
+    schedule EnterSchedule None, None, "void (void)";
+    try_to_wake_up EnterTryToWakeUp Some(MomentKind::ReturnTryToWakeUp), None,
+        "int (struct task_struct *p, unsigned int state, int wake_flags)";
+    wake_up_new_task EnterWakeUpNewTask Some(MomentKind::ReturnWakeUpNewTask), None,
+        "void (struct task_struct *p)";
+}
+
+/// Where the first of [`FUNCTIONS`] would lie; the others follow [`FUNCTION_SIZE`] bytes apart.
+/// Nothing is mapped there.
+const TEXT: u64 = 0xffff_ffff_8100_0000;
+const FUNCTION_SIZE: u64 = 64;
+
+/// The address of a function of the tables.
+pub(crate) fn address_of(name: &str) -> Option<u64> {
+    let mut numbered = (0u64..).zip(FUNCTIONS);
+    let (number, _) = numbered.find(|(_, function)| function.name == name)?;
+    Some(TEXT + number * FUNCTION_SIZE)
+}
+
+/// What a member of an ops table that is set points to in the kernel's copy.
+pub(crate) const TRAMPOLINE: u64 = TEXT + 0x1_0000;
+
+/// Which context a program gets, and what else may run while it does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Style {
+    /// `tp_btf`: arguments.
+    BtfTracepoint,
+    /// `raw_tp`: the same.
+    RawTracepoint,
+    /// `tracepoint`: a record.
+    Record,
+    /// `fentry`: arguments.
+    Entry,
+    /// `fexit`: arguments and the result.
+    Exit,
+    /// `kprobe`: registers.
+    Probe,
+    /// `kretprobe`: registers.
+    ReturnProbe,
+}
+
+/// When a program runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum When {
+    /// At this moment.
+    At(MomentKind),
+    /// When a program calls the kfunc of this number.
+    Call(u32),
+    /// When that call returns.
+    Returned(u32),
+}
+
+/// A program's place in the tables.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Point {
+    pub(crate) when: When,
+    pub(crate) style: Style,
+    /// Arguments without the result.
+    pub(crate) nr_args: usize,
+    /// Address of the function, 0 for tracepoints.
+    pub(crate) ip: u64,
+}
+
+/// What becomes of a program that is not called by its object's scheduler.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Attachment {
+    /// It is of a type that something else runs: a callback, or a `syscall` program.
+    NotTracing,
+    /// It runs where this is: `sched_switch`, `try_to_wake_up returns`.
+    Fires(String),
+    /// It is loaded and never runs, for this reason.
+    Never(String),
+}
+
+impl Attachment {
+    /// What `program` is attached to in a simulation of a scheduler of this form, if it is
+    /// known.
+    #[must_use]
+    pub fn of(program: &Program, form: Option<Form>) -> Self {
+        if let Some(ProgType::StructOps | ProgType::Syscall) = program.prog_type {
+            return Self::NotTracing;
+        }
+        match point(&program.section, form) {
+            Ok(point) => Self::Fires(describe(&program.section, point)),
+            Err(why) => Self::Never(why),
+        }
+    }
+}
+
+fn describe(section: &str, point: Point) -> String {
+    let target = section.rsplit('/').next().unwrap_or_default();
+    match point.style {
+        Style::BtfTracepoint | Style::RawTracepoint | Style::Record => target.to_owned(),
+        Style::Entry | Style::Probe => format!("{target} is called"),
+        Style::Exit | Style::ReturnProbe => format!("{target} returns"),
+    }
+}
+
+/// The place that a section's name stands for, or why there is none.
+pub(crate) fn point(section: &str, form: Option<Form>) -> Result<Point, String> {
+    let bare = section.strip_prefix('?').unwrap_or(section);
+    let (kind, target) = bare.split_once('/').unwrap_or((bare, ""));
+    let style = match kind {
+        "tp_btf" => Style::BtfTracepoint,
+        "raw_tp" | "raw_tracepoint" => Style::RawTracepoint,
+        "tp" | "tracepoint" => Style::Record,
+        "fentry" | "fentry.s" => Style::Entry,
+        "fexit" | "fexit.s" => Style::Exit,
+        "kprobe" => Style::Probe,
+        "kretprobe" => Style::ReturnProbe,
+        _ => return Err(format!("nothing here runs programs of section `{kind}`")),
+    };
+    match style {
+        Style::BtfTracepoint | Style::RawTracepoint => tracepoint(style, None, target),
+        Style::Record => {
+            let (system, name) = target.split_once('/').unwrap_or(("", target));
+            tracepoint(style, Some(system), name)
+        }
+        Style::Entry | Style::Exit | Style::Probe | Style::ReturnProbe => {
+            function(style, target, form)
+        }
+    }
+}
+
+fn tracepoint(style: Style, system: Option<&str>, name: &str) -> Result<Point, String> {
+    let is_it = |t: &&Tracepoint| t.name == name && system.is_none_or(|s| s == t.system);
+    let found = TRACEPOINTS.iter().find(is_it);
+    let found = found.ok_or_else(|| format!("the simulation has no tracepoint `{name}`"))?;
+    Ok(Point {
+        when: When::At(found.kind),
+        style,
+        nr_args: nr_args(found.proto),
+        ip: 0,
+    })
+}
+
+fn function(style: Style, name: &str, form: Option<Form>) -> Result<Point, String> {
+    let returns = matches!(style, Style::Exit | Style::ReturnProbe);
+    if let Some(found) = FUNCTIONS.iter().find(|f| f.name == name) {
+        if form.is_some() && found.form.is_some_and(|only| Some(only) != form) {
+            return Err(format!("`{name}` is for schedulers of the other form"));
+        }
+        let kind = if returns {
+            found.leave
+        } else {
+            Some(found.enter)
+        };
+        let kind = kind.ok_or_else(|| format!("the return of `{name}` is in another time"))?;
+        return Ok(Point {
+            when: When::At(kind),
+            style,
+            nr_args: nr_args(found.proto),
+            ip: address_of(name).expect("it is in the table"),
+        });
+    }
+    let kfunc = (0u32..).zip(kfuncs::all()).find(|(_, k)| k.name == name);
+    let (id, kfunc) =
+        kfunc.ok_or_else(|| format!("the simulation has no event in function `{name}`"))?;
+    Ok(Point {
+        when: if returns {
+            When::Returned(id)
+        } else {
+            When::Call(id)
+        },
+        style,
+        nr_args: nr_args(kfunc.proto),
+        ip: KFUNC_ADDRESS_BASE + u64::from(id),
+    })
+}
+
+fn nr_args(proto: &str) -> usize {
+    Proto::parse(proto).1.args.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(section: &str) -> When {
+        point(section, Some(Form::Cid)).unwrap().when
+    }
+
+    fn never(section: &str) -> String {
+        point(section, Some(Form::Cid)).unwrap_err()
+    }
+
+    #[test]
+    fn sections_name_places() {
+        let switch = When::At(MomentKind::SchedSwitch);
+        for section in [
+            "tp_btf/sched_switch",
+            "?tp_btf/sched_switch",
+            "raw_tp/sched_switch",
+            "raw_tracepoint/sched_switch",
+            "tp/sched/sched_switch",
+            "tracepoint/sched/sched_switch",
+        ] {
+            assert_eq!(at(section), switch, "{section}");
+        }
+        assert_eq!(at("fentry.s/scx_tick"), When::At(MomentKind::EnterScxTick));
+        assert_eq!(
+            at("kretprobe/scx_tick"),
+            When::At(MomentKind::ReturnScxTick)
+        );
+        let Ok(Point { nr_args, ip, .. }) = point("fexit/try_to_wake_up", None) else {
+            panic!("it is in the table");
+        };
+        assert_eq!((nr_args, Some(ip)), (3, address_of("try_to_wake_up")));
+        assert!(matches!(at("fentry/scx_bpf_now"), When::Call(_)));
+        assert!(matches!(at("fexit/scx_bpf_now"), When::Returned(_)));
+    }
+
+    #[test]
+    fn whatever_else_never_fires_and_says_why() {
+        for (section, why) in [
+            ("tp_btf/task_rename", "no tracepoint `task_rename`"),
+            ("tp/power/sched_switch", "no tracepoint `sched_switch`"),
+            ("tp/sched_switch", "no tracepoint `sched_switch`"),
+            ("fentry/vfs_read", "no event in function `vfs_read`"),
+            ("kprobe/schedule+4", "no event in function `schedule+4`"),
+            ("fexit/schedule", "in another time"),
+            ("fentry/bpf_scx_reg", "of the other form"),
+            ("fmod_ret/schedule", "programs of section `fmod_ret`"),
+            ("xdp", "programs of section `xdp`"),
+            ("iter/task", "programs of section `iter`"),
+            ("tp_btf", "no tracepoint ``"),
+        ] {
+            let said = never(section);
+            assert!(said.contains(why), "{section}: {said}");
+        }
+        assert!(point("fentry/bpf_scx_reg", Some(Form::Cpu)).is_ok());
+        assert!(point("fentry/bpf_scx_reg", None).is_ok());
+    }
+}
