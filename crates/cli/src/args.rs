@@ -67,6 +67,11 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "WHICH", value_parser = failures::parse)]
     pub(crate) arena_fail: Option<Failing>,
 
+    /// Attach this program too, although its section is marked `?`; may be repeated. All programs
+    /// that look on (`tp_btf`, `fentry`, ...) and are not marked so are attached
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) attach: Vec<String>,
+
     #[command(flatten)]
     pub(crate) execution: ExecutionArgs,
 

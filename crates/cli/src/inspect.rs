@@ -7,10 +7,12 @@ use std::cell::LazyCell;
 
 use harena_bpf::btf::Value;
 use harena_bpf::{ExternKind, KernelSymbols, LinkError, LinkedObject, MapType, Object, ProgType};
-use harena_kernel::{BpfScheduler, Kernel, LoadError, LoadOptions, LoadedObject};
+use harena_kernel::{Attachment, BpfScheduler, Kernel, LoadError, LoadOptions, LoadedObject};
 use harena_report::{
     ArenaInfo, ExternInfo, Inspection, MapInfo, OpInfo, OpsInfo, ProgramInfo, Unsupported,
 };
+
+use harena_scx::Form;
 
 use crate::args::Format;
 use crate::disasm::disassemble;
@@ -64,7 +66,13 @@ fn list(object: &Object, kernel: &Kernel, linked: &Result<LinkedObject, LinkErro
 }
 
 fn programs(object: &Object, linked: Option<&LinkedObject>) -> Vec<ProgramInfo> {
+    let form = form(object);
     let info = |p: &harena_bpf::Program| ProgramInfo {
+        fires: match Attachment::of(p, form) {
+            Attachment::Fires(at) => Some(at),
+            Attachment::Never(_) | Attachment::NotTracing => None,
+        },
+        never_fires: never_fires(p, form),
         name: p.name.clone(),
         section: p.section.clone(),
         kind: p.prog_type.map_or("unknown", ProgType::name).to_owned(),
@@ -74,6 +82,23 @@ fn programs(object: &Object, linked: Option<&LinkedObject>) -> Vec<ProgramInfo> 
         autoload: p.autoload,
     };
     object.programs().iter().map(info).collect()
+}
+
+/// The form of the object's only scheduler.
+fn form(object: &Object) -> Option<Form> {
+    let mut forms = object.struct_ops().filter_map(|(_, kind)| match kind {
+        "sched_ext_ops" => Some(Form::Cpu),
+        "sched_ext_ops_cid" => Some(Form::Cid),
+        _ => None,
+    });
+    forms.next().filter(|_| forms.next().is_none())
+}
+
+fn never_fires(program: &harena_bpf::Program, form: Option<Form>) -> Option<String> {
+    match Attachment::of(program, form) {
+        Attachment::Never(why) => Some(why),
+        Attachment::Fires(_) | Attachment::NotTracing => None,
+    }
 }
 
 fn map_info(map: &harena_bpf::LinkedMap) -> MapInfo {
@@ -192,15 +217,17 @@ fn unsupported(
         why: format!("{}; the program may load, but not reach this", trap.why),
     }));
     for program in object.programs().iter().filter(|p| p.autoload) {
-        let kind = program.prog_type.map_or("unknown", ProgType::name);
-        let but = match program.prog_type {
-            Some(ProgType::StructOps) => continue,
-            Some(ProgType::Syscall) => "; `harena prog run` does",
-            _ => "",
+        let why = match (program.prog_type, never_fires(program, form(object))) {
+            (Some(ProgType::Syscall), _) => {
+                "`harena run` calls no programs of type `syscall`; `harena prog run` does"
+                    .to_owned()
+            }
+            (_, Some(why)) => format!("it never fires: {why}"),
+            (_, None) => continue,
         };
         list.push(Unsupported {
             what: format!("program `{}`", program.name),
-            why: format!("`harena run` calls no programs of type `{kind}`{but}"),
+            why,
         });
     }
     list

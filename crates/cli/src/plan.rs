@@ -112,6 +112,8 @@ pub(crate) struct RunPlan {
     pub(crate) arena_limit: Option<u64>,
     /// Allocations of the arena that fail on purpose.
     pub(crate) arena_fail: FailedAllocs,
+    /// Programs to attach that are marked not to be.
+    pub(crate) attach: Vec<String>,
     /// How its programs are executed.
     pub(crate) execution: Execution,
     /// How to report.
@@ -192,6 +194,7 @@ impl RunPlan {
                     seed: args.seed,
                 },
             },
+            attach: args.attach,
             execution,
             report: if args.quiet {
                 Report::Nothing

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use harena_kernel::{BpfScheduler, LoadError, LoadOptions};
+use harena_kernel::{BpfScheduler, LoadError, LoadOptions, NeverFires};
 use harena_report::{
-    ArenaUse, Counts, Output, Results, Scheduler, SourceLine, Violation, Workload,
+    ArenaUse, Counts, Output, Results, Scheduler, SourceLine, Tracing, Violation, Workload,
 };
 use harena_scx::{Form, SchedOps};
 use harena_sim::{Outcome, SimError, Simulation};
@@ -27,6 +27,7 @@ pub(crate) fn run(plan: &RunPlan) -> Result<Status, Failure> {
     let mut simulation = prepare(plan)?;
     if plan.report != Report::Nothing {
         tell_jit_refused(simulation.scheduler().jit_refused());
+        tell_never_fires(simulation.scheduler());
     }
     if plan.execution.perf_map == PerfMap::Write {
         let scheduler = simulation.scheduler();
@@ -44,8 +45,20 @@ pub(crate) fn run(plan: &RunPlan) -> Result<Status, Failure> {
     let status = Status::of_exit_kind(outcome.exit.kind);
     if status != Status::Fine {
         output::complain(&cause(&results));
+        return Ok(status);
     }
-    Ok(status)
+    // A program that misbehaves when the scheduler is leaving already is told by no exit.
+    match simulation.scheduler().abort() {
+        None => Ok(Status::Fine),
+        Some(abort) => {
+            let name = &results.scheduler.name;
+            output::complain(&format!(
+                "scheduler `{name}`: {abort} (seed {})",
+                results.seed
+            ));
+            Ok(Status::SchedulerError)
+        }
+    }
 }
 
 /// Says why there is no machine code, if there should be some.
@@ -53,6 +66,20 @@ pub(crate) fn tell_jit_refused(why: Option<&str>) {
     if let Some(why) = why {
         output::complain(&format!(
             "note: no machine code, programs are interpreted: {why}"
+        ));
+    }
+}
+
+/// Says which programs are loaded and never run, and why.
+fn tell_never_fires(scheduler: &BpfScheduler) {
+    for never in scheduler.never_fires() {
+        let NeverFires {
+            program,
+            section,
+            why,
+        } = never;
+        output::complain(&format!(
+            "note: program `{program}` ({section}) never fires: {why}"
         ));
     }
 }
@@ -80,6 +107,7 @@ fn prepare(plan: &RunPlan) -> Result<Box<Simulation<BpfScheduler>>, Failure> {
         hz: plan.sim.hz,
         arena_limit: plan.arena_limit,
         arena_fail: plan.arena_fail,
+        attach: plan.attach.clone(),
         ..object::options(&object, &plan.execution)
     };
     let (scheduler, image) =
@@ -147,6 +175,7 @@ fn collect(plan: &RunPlan, scheduler: &BpfScheduler, outcome: &Outcome, wall: Du
         groups,
         cpus: results::cpus(outcome, topology),
         callbacks: results::callbacks(outcome, scheduler.config().form),
+        tracing: scheduler.tracing().map(tracing).collect(),
         arena: arena(scheduler),
         scheduler: describe(plan, scheduler, outcome),
         violations,
@@ -236,6 +265,15 @@ fn arena(scheduler: &BpfScheduler) -> ArenaUse {
         limit_pages: arena.pages_limit.into(),
         reports_dropped: arena.reports_dropped,
         allocs_failed: arena.allocs_failed,
+    }
+}
+
+fn tracing(used: &harena_kernel::TracingUse) -> Tracing {
+    Tracing {
+        program: used.program.clone(),
+        section: used.section.clone(),
+        runs: used.runs,
+        missed: used.missed,
     }
 }
 

@@ -6,7 +6,7 @@ mod harena;
 use harena::{harena, json, object, seconds};
 
 /// The documented top-level keys (`docs/json.md`), in alphabetical order.
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 15] = [
     "arena",
     "callbacks",
     "cpus",
@@ -18,6 +18,7 @@ const KEYS: [&str; 14] = [
     "scheduler",
     "seed",
     "sim_ns",
+    "tracing",
     "violations",
     "wall_ns",
     "workload",
@@ -452,4 +453,101 @@ fn both_engines_give_the_same_results_however_pointers_are_contained() {
             assert_eq!(first, *other, "{name}, {way:?}");
         }
     }
+}
+
+#[test]
+fn programs_that_look_on_are_counted_and_those_that_never_fire_are_named() {
+    let of = object("tests/trace");
+    let args = ["run", &of, "-d", "100ms", "-t", "2c"];
+    let run = harena(&args);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let rename = "harena: note: program `on_rename` (tp_btf/task_rename) never fires: \
+        the simulation has no tracepoint `task_rename`\n";
+    let read = "harena: note: program `on_read` (fentry/vfs_read) never fires: \
+        the simulation has no event in function `vfs_read`\n";
+    assert_eq!(run.stderr, [rename, read].concat());
+    assert!(
+        run.stdout.contains("\ntracing     on_switch "),
+        "{}",
+        run.stdout
+    );
+    assert!(
+        run.stdout.contains("\nmissed      on_kfunc "),
+        "{}",
+        run.stdout
+    );
+    let quiet = harena(&[&args[..], &["-q"]].concat());
+    assert_eq!((quiet.code, quiet.stderr.as_str()), (0, ""));
+
+    let attached = harena(
+        &[
+            &args[..],
+            &["--attach", "on_switch_too", "--format", "json"],
+        ]
+        .concat(),
+    );
+    let tracing = &json(&attached)["tracing"];
+    let of_program = |name: &str| {
+        let mut all = tracing.as_array().unwrap().iter();
+        all.find(|used| used["program"] == name).unwrap().clone()
+    };
+    let (first, second) = (of_program("on_switch"), of_program("on_switch_too"));
+    assert_eq!(second["section"], "?tp_btf/sched_switch");
+    assert!(second["runs"].as_u64().unwrap() > 10);
+    assert_eq!(
+        (&second["runs"], &second["missed"]),
+        (&first["runs"], &first["missed"])
+    );
+}
+
+#[test]
+fn one_that_misbehaves_ends_the_run_as_a_scheduler_error() {
+    let of = object("tests/onlookers");
+    let run = harena(&["run", &of, "--attach", "leaks", "-d", "1s"]);
+    assert_eq!(run.code, 43);
+    assert!(
+        run.stderr
+            .contains("?tp_btf/sched_wakeup: program `leaks`, insn"),
+        "{}",
+        run.stderr
+    );
+    harena(&["run", &of, "--attach", "onlookers_enqueue"]).ends_saying(
+        2,
+        &format!(
+            "object `{of}`: cannot attach `onlookers_enqueue`: programs of type `struct_ops` are \
+            attached to nothing"
+        ),
+    );
+}
+
+#[test]
+fn inspect_says_where_programs_fire() {
+    let of = object("tests/trace");
+    let list = json(&harena(&["inspect", &of, "--format", "json"]));
+    let programs = list["programs"].as_array().unwrap();
+    let program = |name: &str| programs.iter().find(|p| p["name"] == name).unwrap();
+    for (name, at) in [
+        ("on_switch", "sched_switch"),
+        ("on_record_idle", "cpu_idle"),
+        ("on_ttwu", "try_to_wake_up is called"),
+        ("on_ttwu_probe_returned", "try_to_wake_up returns"),
+        ("on_kfunc", "scx_bpf_nr_cpu_ids is called"),
+        ("on_switch_too", "sched_switch"),
+    ] {
+        assert_eq!(program(name)["fires"], at, "{name}");
+        assert!(program(name)["never_fires"].is_null(), "{name}");
+    }
+    let why = "the simulation has no tracepoint `task_rename`";
+    assert_eq!(program("on_rename")["never_fires"], why);
+    assert!(program("trace_enqueue")["fires"].is_null());
+    let unsupported = list["unsupported"].as_array().unwrap();
+    let whats: Vec<_> = unsupported.iter().map(|u| &u["what"]).collect();
+    assert_eq!(whats, ["program `on_rename`", "program `on_read`"]);
+    assert_eq!(unsupported[0]["why"], format!("it never fires: {why}"));
+    let text = harena(&["inspect", &of]).stdout;
+    let line = text
+        .lines()
+        .find(|line| line.contains("on_rename"))
+        .unwrap();
+    assert!(line.ends_with("never"), "{line}");
 }

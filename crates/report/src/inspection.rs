@@ -77,6 +77,10 @@ pub struct ProgramInfo {
     pub insns: Option<u64>,
     /// Whether it loads without being asked for.
     pub autoload: bool,
+    /// Where it runs, if it is attached to something: `sched_switch`, `schedule is called`.
+    pub fires: Option<String>,
+    /// Why it never runs, if that is so.
+    pub never_fires: Option<String>,
 }
 
 /// One map.
@@ -183,7 +187,8 @@ impl Inspection {
     }
 
     fn write_programs(&self, out: &mut String) -> fmt::Result {
-        let mut table = Table::new(3, &["program", "section", "type", "insns", "autoload"]);
+        let headings = ["program", "section", "type", "insns", "autoload", "fires"];
+        let mut table = Table::new(3, &headings);
         for p in &self.programs {
             table.row(vec![
                 escape(&p.name).into_owned(),
@@ -191,6 +196,11 @@ impl Inspection {
                 escape(&p.kind).into_owned(),
                 p.insns.map_or_else(|| "-".to_owned(), units::count),
                 yes_no(p.autoload),
+                match (&p.fires, &p.never_fires) {
+                    (Some(at), _) => escape(at).into_owned(),
+                    (None, Some(_)) => "never".to_owned(),
+                    (None, None) => "-".to_owned(),
+                },
             ]);
         }
         write!(out, "\n{table}")

@@ -32,7 +32,7 @@ pub use inspection::{
 pub use program_run::ProgramRun;
 pub use results::{
     ArenaUse, Counts, CpuUse, Exit, Group, Latency, Machine, Output, Results, Scheduler,
-    SourceLine, Stall, Violation, Workload,
+    SourceLine, Stall, Tracing, Violation, Workload,
 };
 
 /// What this writes.

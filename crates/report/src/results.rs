@@ -38,6 +38,8 @@ pub struct Results {
     pub cpus: Vec<CpuUse>,
     /// Calls of each callback of the scheduler that was called, in the order of the ops table.
     pub callbacks: Counts,
+    /// Programs that looked on, in the object's order.
+    pub tracing: Vec<Tracing>,
     /// Use of the arena; all zero if the scheduler has none.
     pub arena: ArenaUse,
     /// What programs and kfuncs did that they should not have, by first occurrence.
@@ -221,6 +223,19 @@ pub struct CpuUse {
     pub ticks: u64,
     /// Interrupts from other CPUs.
     pub ipis: u64,
+}
+
+/// A program that looked on.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Tracing {
+    /// Its name.
+    pub program: String,
+    /// Its section, which names what it is attached to.
+    pub section: String,
+    /// Times it ran.
+    pub runs: u64,
+    /// Times it did not, because it or one of its kind was running on that CPU.
+    pub missed: u64,
 }
 
 /// Use of the arena.

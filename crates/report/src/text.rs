@@ -5,7 +5,7 @@
 
 use std::fmt::{self, Write};
 
-use crate::results::{Counts, CpuUse, Output, Results, SourceLine, Violation};
+use crate::results::{Counts, CpuUse, Output, Results, SourceLine, Tracing, Violation};
 use crate::table::Table;
 use crate::{escape, escape_lines, json, text, units};
 
@@ -43,12 +43,23 @@ impl Results {
         }
         writeln!(out)?;
         write_counts(out, "callbacks", &self.callbacks)?;
+        self.write_tracing(out)?;
         write_counts(out, "statistics", &self.scheduler.stats)?;
         write_counts(out, "core", &self.scheduler.core_events)?;
         write_violations(out, &self.violations, self.scheduler.violations_dropped)?;
         write_outputs(out, &self.scheduler.output)?;
         self.write_dump(out)?;
         self.write_tail(out)
+    }
+
+    fn write_tracing(&self, out: &mut String) -> fmt::Result {
+        let counts = |of: fn(&Tracing) -> u64| {
+            let counts = self.tracing.iter().map(|t| (t.program.clone(), of(t)));
+            counts.collect::<Vec<_>>()
+        };
+        write_counts(out, "tracing", &Counts(counts(|t| t.runs)))?;
+        let missed = counts(|t| t.missed).into_iter();
+        write_counts(out, "missed", &Counts(missed.filter(|t| t.1 > 0).collect()))
     }
 
     fn write_head(&self, out: &mut String) -> fmt::Result {

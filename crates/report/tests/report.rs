@@ -4,11 +4,11 @@
 
 use harena_report::{
     ArenaInfo, ArenaUse, Counts, CpuUse, Exit, ExternInfo, Group, Inspection, Latency, Machine,
-    MapInfo, OpInfo, OpsInfo, Output, ProgramInfo, Results, Scheduler, SourceLine, Stall,
+    MapInfo, OpInfo, OpsInfo, Output, ProgramInfo, Results, Scheduler, SourceLine, Stall, Tracing,
     Unsupported, Violation, Workload,
 };
 
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 15] = [
     "scheduler",
     "machine",
     "workload",
@@ -21,9 +21,23 @@ const KEYS: [&str; 14] = [
     "groups",
     "cpus",
     "callbacks",
+    "tracing",
     "arena",
     "violations",
 ];
+
+/// A program that looks on, or never runs.
+fn onlooker(fires: Option<&str>, never_fires: Option<&str>) -> ProgramInfo {
+    ProgramInfo {
+        name: "looks".to_owned(),
+        section: "?tp_btf/looks".to_owned(),
+        kind: "tracing".to_owned(),
+        insns: Some(2),
+        autoload: false,
+        fires: fires.map(str::to_owned),
+        never_fires: never_fires.map(str::to_owned),
+    }
+}
 
 fn counts(of: &[(&str, u64)]) -> Counts {
     Counts(of.iter().map(|&(name, n)| (name.to_owned(), n)).collect())
@@ -121,6 +135,14 @@ fn results() -> Results {
             ("enqueue", 1_234),
             ("dispatch", 8_192),
         ]),
+        tracing: [("on_switch", 2_400, 0), ("on_tick", 12, 3)]
+            .map(|(program, runs, missed)| Tracing {
+                program: program.to_owned(),
+                section: format!("tp_btf/{program}"),
+                runs,
+                missed,
+            })
+            .to_vec(),
         arena: ArenaUse {
             pages: 12,
             max_pages: 65_536,
@@ -295,7 +317,14 @@ fn inspection() -> Inspection {
             kind: "struct_ops".to_owned(),
             insns: Some(1_234),
             autoload: true,
-        }],
+            ..ProgramInfo::default()
+        }]
+        .into_iter()
+        .chain([
+            onlooker(Some("sched_switch"), None),
+            onlooker(None, Some("no such place")),
+        ])
+        .collect(),
         maps: vec![MapInfo {
             name: "arena".to_owned(),
             kind: "arena".to_owned(),
