@@ -61,6 +61,7 @@ impl KernelImage {
         mem.put_ptr(places.root_kn(), field!(kernfs_node, name), name);
         mem.put_ptr(places.css_set(), field!(css_set, dfl_cgrp), root);
         mem.put_ptr(places.task_group(), field!(task_group, css.cgroup), root);
+        mem.put(places.task_group(), field!(task_group, css.id), 1);
     }
 
     fn boot_cpu(&mut self, cpu: Cpu) {

@@ -13,6 +13,7 @@
 
 mod access;
 mod btf;
+mod cgroups;
 mod check;
 mod cmasks;
 mod exit_info;

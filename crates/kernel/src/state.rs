@@ -13,7 +13,7 @@ use harena_vm::{
 };
 
 use crate::cmasks::Cmasks;
-use crate::kfuncs::{self, Kfunc};
+use crate::kfuncs::{self, CssTasks, Kfunc};
 use crate::places::Places;
 use crate::tracing::{CONTEXT_MAX, Frame, Tracing};
 use crate::types::mask::cpumask;
@@ -69,6 +69,10 @@ pub(crate) struct State {
     pub(crate) pool: Option<Box<Pool>>,
     /// Why the scheduler was ended, if its program did what a verifier would have refused.
     pub(crate) abort: Option<Abort>,
+    /// Iterators over the tasks of cgroups, by number.
+    pub(crate) css_tasks: BTreeMap<u32, CssTasks>,
+    /// The number of the next one.
+    pub(crate) next_css_tasks: u32,
     /// Programs that look on.
     pub(crate) tracing: Tracing,
     levels: Vec<Level>,
@@ -99,6 +103,8 @@ impl State {
             cmasks: None,
             pool: None,
             abort: None,
+            css_tasks: BTreeMap::new(),
+            next_css_tasks: 0,
             tracing,
             levels,
             running: Vec::new(),

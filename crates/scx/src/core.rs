@@ -180,6 +180,11 @@ impl Core {
         self.tasks.tids()
     }
 
+    /// Live tasks created after `p`, which may be gone or 0, in that order.
+    pub fn tasks_after(&self, p: Tid) -> impl Iterator<Item = Tid> + '_ {
+        self.tasks.tids_after(p)
+    }
+
     /// Runnable tasks of `cpu`, the current one included.
     #[must_use]
     pub fn nr_running(&self, cpu: Cpu) -> u32 {

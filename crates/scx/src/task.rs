@@ -182,6 +182,15 @@ impl Tasks {
         self.0.get(p.index())?.as_deref()
     }
 
+    /// Those with a number above `p`.
+    pub(crate) fn tids_after(&self, p: Tid) -> impl Iterator<Item = Tid> + '_ {
+        let first = p.raw().saturating_add(1);
+        let slots = self.0.get(first as usize..).unwrap_or_default();
+        let tids = (first..).map(Tid::new);
+        tids.zip(slots)
+            .filter_map(|(p, slot)| slot.as_ref().map(|_| p))
+    }
+
     pub(crate) fn tids(&self) -> impl Iterator<Item = Tid> + '_ {
         let tids = (0u32..).map(Tid::new);
         tids.zip(&self.0)

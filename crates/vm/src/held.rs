@@ -576,6 +576,20 @@ pub(crate) fn is_atomic(vm: &Vm) -> bool {
     })
 }
 
+/// Whether the innermost run is in an RCU section; see [`Call::in_rcu`].
+pub(crate) fn in_rcu(vm: &Vm, since: Option<(Object, u64)>) -> bool {
+    let run = vm.runs.last().expect("a call belongs to a run");
+    if run.sleepable == Sleepable::No {
+        return true;
+    }
+    let own = &vm.held[run.first_held..];
+    let at = since.and_then(|(object, addr)| own.iter().rposition(|held| held.is(object, addr)));
+    let earlier = &own[..at.unwrap_or(own.len())];
+    earlier
+        .iter()
+        .any(|held| held.object == Object::Rcu || held.object.is_lock())
+}
+
 /// Runs a callback of the innermost run, which must give back all it acquires, and nothing else.
 pub(crate) fn in_callback(
     vm: &mut Vm,

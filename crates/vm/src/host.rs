@@ -8,7 +8,7 @@
 use harena_abi::{Cpu, KernAddr, SimTime, Tid};
 
 use crate::error::{Abort, AbortCause};
-use crate::held::{Object, Rules};
+use crate::held::{self, Object, Rules};
 use crate::mem::GuestMem;
 use crate::program::ProgId;
 use crate::timer::TimerId;
@@ -219,6 +219,13 @@ impl Call<'_> {
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.name
+    }
+
+    /// Whether the program is in an RCU section, as programs that may not sleep always are. With
+    /// `since`, in one that began before that was acquired.
+    #[must_use]
+    pub fn in_rcu(&self, since: Option<(Object, u64)>) -> bool {
+        held::in_rcu(self.vm, since)
     }
 
     /// Runs another program inside this call.

@@ -3,10 +3,8 @@
 use harena_vm::{Abort, Effect, Object};
 
 use super::{Kf, context, kfuncs};
+use crate::cgroups::ROOT_ID;
 use crate::reg::as_s32;
-
-/// The root cgroup's id.
-const ROOT_ID: u64 = 1;
 
 /// A counted reference to a cgroup.
 const CGROUP: Object = Object::Reference("cgroup");
@@ -30,6 +28,16 @@ kfuncs! {
                 k.check_cgroup(cgrp)?;
                 Ok(k.cgroup(as_s32(level) == 0))
             };
+        bpf_task_under_cgroup "s64 (struct task_struct *task, struct cgroup *ancestor)"
+            => |k, [task, ancestor, ..]| {
+                k.task_ref(task)?;
+                k.check_cgroup(ancestor)?;
+                // Every task is under the root.
+                Ok(1)
+            };
+        // No hierarchy of version 1 is mounted.
+        bpf_task_get_cgroup1 "struct cgroup *(struct task_struct *task, int hierarchy_id)"
+            [Effect::Result(CGROUP)] => |k, [task, ..]| k.task_ref(task).map(|_| 0);
     }
 }
 

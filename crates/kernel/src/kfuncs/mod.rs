@@ -14,6 +14,7 @@ mod cpumask;
 mod dsq;
 mod exit;
 mod idle;
+mod iters;
 mod selftest;
 mod task;
 mod topo;
@@ -25,6 +26,8 @@ use harena_vm::{
     Abort, Call, ContextSet, Effect, GENERIC_KFUNC_PROTOS, GuestMem, KfuncArg, KfuncDesc, Object,
     Rules, Sleepable, generic_kfuncs,
 };
+
+pub(crate) use iters::CssTasks;
 
 pub(crate) use context::{context_of, context_of_type};
 
@@ -104,6 +107,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Kfunc> {
         cpumask::KFUNCS,
         cgroup::KFUNCS,
         selftest::KFUNCS,
+        iters::KFUNCS,
     ]
     .into_iter()
     .flatten()

@@ -45,6 +45,13 @@ kfuncs! {
             let tid = Tid::from_s32(as_s32(pid)).filter(|tid| k.cx.core.task(*tid).is_some());
             Ok(k.task_ptr(tid))
         };
+        // There is one pid namespace.
+        bpf_task_from_vpid "struct task_struct *(s32 vpid)" [Effect::Result(TASK)]
+            => |k, [vpid, ..]| {
+                let tid = Tid::from_s32(as_s32(vpid));
+                let tid = tid.filter(|tid| k.cx.core.task(*tid).is_some());
+                Ok(k.task_ptr(tid))
+            };
         bpf_task_acquire "struct task_struct *(struct task_struct *p)" [Effect::Result(TASK)]
             => |k, [p, ..]| k.task_ref(p).map(|_| p);
         bpf_task_release "void (struct task_struct *p)" [Effect::End(TASK)] => |_, _| Ok(0);

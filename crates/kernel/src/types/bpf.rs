@@ -11,6 +11,18 @@ ctypes! {
     struct bpf_iter_scx_dsq {
         __opaque: [u64; 6],
     }
+    /// State of an iterator over tasks, as the program reserves it.
+    struct bpf_iter_task {
+        __opaque: [u64; 3],
+    }
+    /// State of an iterator over cgroups.
+    struct bpf_iter_css {
+        __opaque: [u64; 3],
+    }
+    /// State of an iterator over a cgroup's tasks.
+    struct bpf_iter_css_task {
+        __opaque: [u64; 1],
+    }
     /// A timer in a map value.
     struct bpf_timer {
         __opaque: [u64; 2],

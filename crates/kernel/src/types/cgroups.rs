@@ -12,6 +12,7 @@ ctypes! {
     struct cgroup_subsys_state {
         cgroup: Ptr<cgroup>,
         id: i32,
+        parent: Ptr<cgroup_subsys_state>,
     }
     /// A cgroup.
     struct cgroup {

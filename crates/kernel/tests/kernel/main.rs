@@ -4,6 +4,7 @@
 //! and run in short simulations; what programs saw is read back from their globals.
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+mod iters;
 mod load;
 mod misuse;
 mod run;

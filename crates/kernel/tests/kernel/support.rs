@@ -27,8 +27,15 @@ pub(crate) fn options(sets: &[(&str, &str)]) -> LoadOptions {
 
 /// The error of loading `name`, which must fail.
 pub(crate) fn load_error(name: &str) -> LoadError {
+    load_error_with(name, |_| {})
+}
+
+/// The same with other options.
+pub(crate) fn load_error_with(name: &str, change: impl FnOnce(&mut LoadOptions)) -> LoadError {
+    let mut options = LoadOptions::default();
+    change(&mut options);
     let topology = parse_topology("1n1l4c1t").unwrap();
-    BpfScheduler::load(object(name), &LoadOptions::default(), &topology)
+    BpfScheduler::load(object(name), &options, &topology)
         .map(|_| ())
         .expect_err("must not load")
 }

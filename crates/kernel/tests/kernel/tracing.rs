@@ -5,7 +5,7 @@ use harena_abi::{Nanos, scx};
 use harena_kernel::{BpfScheduler, LoadError, LoadOptions};
 use harena_sim::{Costs, Outcome, SimConfig, Simulation, parse_topology};
 
-use crate::support::{Run, int, object, workload};
+use crate::support::{Run, int, load_error_with, object, workload};
 
 /// Tasks that come, sleep, wake, move and go; none changes its CPUs.
 fn lives() -> harena_sim::Workload {
@@ -219,14 +219,9 @@ fn one_that_misbehaves_while_the_scheduler_is_attached_ends_it_too() {
 }
 
 fn refused(attach: &str) -> LoadError {
-    let topology = parse_topology("2c").unwrap();
-    let options = LoadOptions {
-        attach: vec![attach.to_owned()],
-        ..LoadOptions::default()
-    };
-    BpfScheduler::load(object("tests/onlookers"), &options, &topology)
-        .map(|_| ())
-        .expect_err("must not load")
+    load_error_with("tests/onlookers", |options| {
+        options.attach = vec![attach.to_owned()];
+    })
 }
 
 #[test]
