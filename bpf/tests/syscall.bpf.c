@@ -40,6 +40,13 @@ int question(void *ctx)
 	return scx_bpf_nr_cids();
 }
 
+// Needs no context, and says whether it has one.
+SEC("?syscall")
+int absent(void *ctx)
+{
+	return !ctx;
+}
+
 void BPF_STRUCT_OPS(syscall_enqueue, struct task_struct *p, u64 enq_flags)
 {
 	scx_bpf_dsq_insert(p, SCX_DSQ_GLOBAL, SCX_SLICE_DFL_NS, enq_flags);

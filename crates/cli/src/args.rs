@@ -158,7 +158,8 @@ pub(crate) struct ProgRunArgs {
     /// The program
     pub(crate) name: String,
 
-    /// File with the program's context, at most 65535 bytes [default: none, NULL]
+    /// File with the program's context: as much as it touches, and at most 65535 bytes [default:
+    /// none, NULL]
     #[arg(long, value_name = "FILE")]
     pub(crate) data_in: Option<PathBuf>,
 

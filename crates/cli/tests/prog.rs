@@ -78,21 +78,42 @@ fn the_context_goes_to_a_file() {
 
 #[test]
 fn without_a_context_there_is_none() {
-    let run = harena(&["prog", "run", &syscalls(), "add", "--format", "json"]);
+    let run = harena(&["prog", "run", &syscalls(), "absent", "--format", "json"]);
     assert_eq!(run.code, 0, "{}", run.stderr);
     let result = json(&run);
-    assert_eq!(result["context"], "");
-    let kinds = result["violations"].as_array().unwrap().iter();
-    let kinds: Vec<_> = kinds.map(|v| (&v["kind"], &v["address"])).collect();
     assert_eq!(
-        kinds,
-        [(&json!("wild"), &json!(0)), (&json!("wild"), &json!(8))]
+        (&result["context"], &result["returned"]),
+        (&json!(""), &json!(1))
     );
+    assert_eq!(result["violations"], json!([]));
+}
+
+#[test]
+fn a_context_that_is_too_small_is_refused_before_anything_runs() {
+    let of = syscalls();
+    for (bytes, size) in [(&[][..], 0), (&[0; 15], 15)] {
+        let given = file(&format!("small{size}"), bytes);
+        let run = harena(&["prog", "run", &of, "add", "--data-in", &given]);
+        let why = format!("program `add`: a context of {size} bytes, the program needs 16");
+        run.ends_saying(2, &why);
+        assert_eq!(run.stdout, "");
+    }
+    harena(&["prog", "run", &of, "add"]).ends_saying(
+        2,
+        "program `add`: a context of 0 bytes, the program needs 16",
+    );
+    // All of it, and more than it looks at.
+    for size in [16, 17] {
+        let given = file(&format!("fits{size}"), &vec![0; size]);
+        let run = harena(&["prog", "run", &of, "add", "--data-in", &given]);
+        assert_eq!(run.code, 0, "{}", run.stderr);
+    }
 }
 
 #[test]
 fn faults_are_reported_and_change_no_exit_code() {
-    let run = harena(&["prog", "run", &object("tests/arena_fault"), "load_empty"]);
+    let (of, given) = (object("tests/arena_fault"), file("given4", &[0; 104]));
+    let run = harena(&["prog", "run", &of, "load_empty", "--data-in", &given]);
     assert_eq!((run.code, run.stderr.as_str()), (0, ""));
     for part in [
         "READ of an empty arena page, address 0x100000008000, in load_empty, insn 5\n",
@@ -137,14 +158,14 @@ fn what_cannot_be_run_is_named_with_what_can() {
         &[&of, "sub"],
         &format!(
             "object `{of}`: the object has no program `sub`; those that can be run: add, \
-            endless, question"
+            endless, question, absent"
         ),
     );
     refused(
         &[&of, "syscall_enqueue"],
         &format!(
             "object `{of}`: program `syscall_enqueue` is of type `struct_ops`, and only \
-            `syscall` programs can be run: add, endless, question"
+            `syscall` programs can be run: add, endless, question, absent"
         ),
     );
     let fifo = object("fifo");

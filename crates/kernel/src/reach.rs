@@ -6,12 +6,16 @@
 //! immediate, the address of a kfunc, or a variable in frozen `.rodata`.
 //!
 //! The result is an over-approximation: what is called unreachable is.
+//!
+//! Registers that hold the context are followed, too, also over calls and the stack, to know how
+//! much of it a program touches (`prog->aux->max_ctx_offset`). There what is not followed is not
+//! counted: too small a context is refused only where it surely is too small.
 
 use harena_bpf::isa::op::{
-    BPF_ALU, BPF_ALU64, BPF_AND, BPF_ATOMIC, BPF_CALL, BPF_EXIT, BPF_JA, BPF_JCOND, BPF_JEQ,
-    BPF_JGE, BPF_JGT, BPF_JLE, BPF_JLT, BPF_JMP, BPF_JMP32, BPF_JNE, BPF_JSET, BPF_LD, BPF_LDX,
-    BPF_MEM, BPF_MODE_MASK, BPF_MOV, BPF_OP_MASK, BPF_SIZE_MASK, BPF_STX, BPF_X, PseudoCall,
-    PseudoLoad,
+    BPF_ADD, BPF_ALU, BPF_ALU64, BPF_AND, BPF_ATOMIC, BPF_CALL, BPF_DW, BPF_EXIT, BPF_JA,
+    BPF_JCOND, BPF_JEQ, BPF_JGE, BPF_JGT, BPF_JLE, BPF_JLT, BPF_JMP, BPF_JMP32, BPF_JNE, BPF_JSET,
+    BPF_LD, BPF_LDX, BPF_MEM, BPF_MODE_MASK, BPF_MOV, BPF_OP_MASK, BPF_SIZE_MASK, BPF_ST, BPF_STX,
+    BPF_X, PseudoCall, PseudoLoad,
 };
 use harena_bpf::isa::{Insn, ldimm64_value};
 use harena_bpf::{LinkedObject, LinkedProgram, MapIndex};
@@ -27,123 +31,228 @@ enum Known {
         map: usize,
         offset: u64,
     },
+    /// The address of a byte of the context, or before it.
+    Context {
+        offset: i64,
+    },
 }
 
 type Regs = [Option<Known>; 16];
 
+const UNKNOWN: Regs = [None; 16];
+/// The frame pointer.
+const R10: u8 = 10;
+
+/// What is known at a slot.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct State {
+    regs: Regs,
+    /// Places in the frame that hold the address of a byte of the context: their offset from r10,
+    /// and the byte's.
+    spilled: Vec<(i16, i64)>,
+}
+
+impl State {
+    const fn of(regs: Regs) -> Self {
+        Self {
+            regs,
+            spilled: Vec::new(),
+        }
+    }
+
+    /// What holds whichever of the two it is.
+    fn merge(&mut self, other: &Self) {
+        for (known, new) in self.regs.iter_mut().zip(other.regs) {
+            if *known != new {
+                *known = None;
+            }
+        }
+        self.spilled.retain(|spill| other.spilled.contains(spill));
+    }
+
+    /// A store to the frame.
+    fn store(&mut self, insn: Insn) {
+        if insn.dst != R10 {
+            return;
+        }
+        let size = i32::from(size_of_access(insn));
+        let (start, end) = (i32::from(insn.off), i32::from(insn.off) + size);
+        self.spilled
+            .retain(|(at, _)| i32::from(*at) + 8 <= start || i32::from(*at) >= end);
+        if insn.class() == BPF_STX
+            && insn.code & BPF_SIZE_MASK == BPF_DW
+            && insn.code & BPF_MODE_MASK == BPF_MEM
+            && let Some(Known::Context { offset }) = self.regs[usize::from(insn.src)]
+        {
+            self.spilled.push((insn.off, offset));
+        }
+    }
+
+    /// What a load from the frame gives, if that is an address in the context.
+    fn reload(&self, insn: Insn) -> Option<Known> {
+        let is_whole = insn.code & BPF_SIZE_MASK == BPF_DW && insn.code & BPF_MODE_MASK == BPF_MEM;
+        let mut spilled = self.spilled.iter();
+        let (_, offset) = spilled.find(|(at, _)| insn.src == R10 && is_whole && *at == insn.off)?;
+        Some(Known::Context { offset: *offset })
+    }
+}
+
+/// Bytes that a load or store goes over.
+const fn size_of_access(insn: Insn) -> u8 {
+    match insn.code & BPF_SIZE_MASK {
+        harena_bpf::isa::op::BPF_B => 1,
+        harena_bpf::isa::op::BPF_H => 2,
+        harena_bpf::isa::op::BPF_W => 4,
+        _ => 8,
+    }
+}
+
 /// Slots of `program` that may be executed, in ascending order.
 pub(crate) fn reachable(object: &LinkedObject, program: &LinkedProgram) -> Vec<u32> {
-    let mut walk = Walk {
-        object,
-        insns: &program.insns,
-        seen: vec![None; program.insns.len()],
-        todo: Vec::new(),
-    };
-    walk.go(0, [None; 16]);
-    while let Some(slot) = walk.todo.pop() {
-        walk.step(slot);
-    }
+    let seen = Walk::over(object, program, UNKNOWN).seen;
     (0..)
-        .zip(&walk.seen)
+        .zip(&seen)
         .filter_map(|(slot, seen)| seen.is_some().then_some(slot))
         .collect()
+}
+
+/// Bytes of its context that `program` loads from or stores to, from the first one.
+pub(crate) fn context_needed(object: &LinkedObject, program: &LinkedProgram) -> u64 {
+    let mut regs = UNKNOWN;
+    regs[1] = Some(Known::Context { offset: 0 });
+    let walk = Walk::over(object, program, regs);
+    let ends = walk
+        .seen
+        .iter()
+        .zip(&program.insns)
+        .filter_map(|(state, insn)| {
+            let base = match insn.class() {
+                BPF_LDX => insn.src,
+                BPF_ST | BPF_STX => insn.dst,
+                _ => return None,
+            };
+            let Some(Known::Context { offset }) = state.as_ref()?.regs[usize::from(base)] else {
+                return None;
+            };
+            let start = offset.checked_add(insn.off.into())?;
+            u64::try_from(start.checked_add(size_of_access(*insn).into())?).ok()
+        });
+    ends.max().unwrap_or(0)
 }
 
 struct Walk<'a> {
     object: &'a LinkedObject,
     insns: &'a [Insn],
     /// What is known whenever control is at a slot; only ever becomes less.
-    seen: Vec<Option<Regs>>,
+    seen: Vec<Option<State>>,
     todo: Vec<usize>,
 }
 
-impl Walk<'_> {
-    /// Control may get to `slot` with these registers.
-    fn go(&mut self, slot: usize, regs: Regs) {
+impl<'a> Walk<'a> {
+    /// The finished walk from a program's start, with these registers.
+    fn over(object: &'a LinkedObject, program: &'a LinkedProgram, regs: Regs) -> Self {
+        let mut walk = Self {
+            object,
+            insns: &program.insns,
+            seen: vec![None; program.insns.len()],
+            todo: Vec::new(),
+        };
+        walk.go(0, &State::of(regs));
+        while let Some(slot) = walk.todo.pop() {
+            walk.step(slot);
+        }
+        walk
+    }
+
+    /// Control may get to `slot` in this state.
+    fn go(&mut self, slot: usize, state: &State) {
         let Some(seen) = self.seen.get_mut(slot) else {
             return;
         };
-        let merged = match seen {
-            None => regs,
-            Some(old) => {
-                let mut merged = *old;
-                for (merged, new) in merged.iter_mut().zip(regs) {
-                    if *merged != new {
-                        *merged = None;
-                    }
-                }
-                merged
-            }
+        let Some(old) = seen else {
+            *seen = Some(state.clone());
+            return self.todo.push(slot);
         };
-        if *seen != Some(merged) {
-            *seen = Some(merged);
+        let mut merged = old.clone();
+        merged.merge(state);
+        if *old != merged {
+            *old = merged;
             self.todo.push(slot);
         }
     }
 
-    fn jump(&mut self, slot: usize, distance: i32, regs: Regs) {
+    fn jump(&mut self, slot: usize, distance: i32, state: &State) {
         let target = isize::try_from(distance)
             .ok()
             .and_then(|d| (slot + 1).checked_add_signed(d));
         if let Some(target) = target {
-            self.go(target, regs);
+            self.go(target, state);
         }
     }
 
     fn step(&mut self, slot: usize) {
-        let (Some(insn), Some(Some(regs))) = (self.insns.get(slot), self.seen.get(slot)) else {
+        let (Some(insn), Some(Some(state))) = (self.insns.get(slot), self.seen.get(slot)) else {
             return;
         };
-        let (insn, mut regs) = (*insn, *regs);
+        let (insn, mut state) = (*insn, state.clone());
+        let regs = &mut state.regs;
         let dst = usize::from(insn.dst);
         match insn.class() {
             BPF_LD => {
                 let high = self.insns.get(slot + 1).map_or(0, |next| next.imm);
                 regs[dst] = self.load_imm(insn, high);
                 if let Some(PseudoLoad::Func) = insn.pseudo_load() {
-                    self.jump(slot, insn.imm, [None; 16]);
+                    self.jump(slot, insn.imm, &State::of(UNKNOWN));
                 }
-                self.go(slot + 2, regs);
+                self.go(slot + 2, &state);
             }
             BPF_LDX => {
-                regs[dst] = self.load(insn, regs[usize::from(insn.src)]);
-                self.go(slot + 1, regs);
+                let loaded = self.load(insn, regs[usize::from(insn.src)]);
+                state.regs[dst] = loaded.or_else(|| state.reload(insn));
+                self.go(slot + 1, &state);
             }
             BPF_STX if insn.code & BPF_MODE_MASK == BPF_ATOMIC => {
                 // A fetch lands in the source register, a compare-and-swap in r0.
                 regs[0] = None;
                 regs[usize::from(insn.src)] = None;
                 regs[dst] = None;
-                self.go(slot + 1, regs);
+                state.store(insn);
+                self.go(slot + 1, &state);
+            }
+            BPF_ST | BPF_STX => {
+                state.store(insn);
+                self.go(slot + 1, &state);
             }
             BPF_ALU | BPF_ALU64 => {
-                regs[dst] = alu(insn, &regs);
-                self.go(slot + 1, regs);
+                regs[dst] = alu(insn, regs);
+                self.go(slot + 1, &state);
             }
-            BPF_JMP | BPF_JMP32 => self.branch(slot, insn, regs),
-            _ => self.go(slot + 1, regs),
+            BPF_JMP | BPF_JMP32 => self.branch(slot, insn, state),
+            _ => self.go(slot + 1, &state),
         }
     }
 
-    fn branch(&mut self, slot: usize, insn: Insn, mut regs: Regs) {
+    fn branch(&mut self, slot: usize, insn: Insn, mut state: State) {
         match insn.code & BPF_OP_MASK {
             BPF_EXIT => {}
-            BPF_JA if insn.class() == BPF_JMP32 => self.jump(slot, insn.imm, regs),
-            BPF_JA => self.jump(slot, insn.off.into(), regs),
+            BPF_JA if insn.class() == BPF_JMP32 => self.jump(slot, insn.imm, &state),
+            BPF_JA => self.jump(slot, insn.off.into(), &state),
             BPF_CALL => {
                 if insn.pseudo_call() == Some(PseudoCall::Subprogram) {
-                    self.jump(slot, insn.imm, [None; 16]);
+                    let mut args = UNKNOWN;
+                    args[1..6].copy_from_slice(&state.regs[1..6]);
+                    self.jump(slot, insn.imm, &State::of(args));
                 }
-                regs[..6].fill(None);
-                self.go(slot + 1, regs);
+                state.regs[..6].fill(None);
+                self.go(slot + 1, &state);
             }
             _ => {
-                let taken = decide(insn, &regs);
+                let taken = decide(insn, &state.regs);
                 if taken != Some(false) {
-                    self.jump(slot, insn.off.into(), regs);
+                    self.jump(slot, insn.off.into(), &state);
                 }
                 if taken != Some(true) {
-                    self.go(slot + 1, regs);
+                    self.go(slot + 1, &state);
                 }
             }
         }
@@ -169,12 +278,7 @@ impl Walk<'_> {
         if insn.code & BPF_MODE_MASK != BPF_MEM {
             return None;
         }
-        let len = match insn.code & BPF_SIZE_MASK {
-            harena_bpf::isa::op::BPF_B => 1,
-            harena_bpf::isa::op::BPF_H => 2,
-            harena_bpf::isa::op::BPF_W => 4,
-            _ => 8,
-        };
+        let len = size_of_access(insn).into();
         let offset = offset.checked_add_signed(insn.off.into())?;
         let bytes = self.object.maps.get(map)?.contents.get(offset, len)?;
         let mut word = [0; 8];
@@ -194,7 +298,7 @@ fn operand(insn: Insn, regs: &Regs) -> Option<u64> {
 const fn number(known: Option<Known>) -> Option<u64> {
     match known {
         Some(Known::Number(n)) => Some(n),
-        Some(Known::Frozen { .. }) | None => None,
+        Some(Known::Frozen { .. } | Known::Context { .. }) | None => None,
     }
 }
 
@@ -204,6 +308,14 @@ fn alu(insn: Insn, regs: &Regs) -> Option<Known> {
     match insn.code & BPF_OP_MASK {
         BPF_MOV if plain && !narrow && insn.code & BPF_X == BPF_X => regs[usize::from(insn.src)],
         BPF_MOV if plain => operand(insn, regs).map(|n| sized(n, narrow)),
+        BPF_ADD if !narrow => match regs[usize::from(insn.dst)] {
+            Some(Known::Context { offset }) => {
+                let more = operand(insn, regs)?.cast_signed();
+                let offset = offset.checked_add(more)?;
+                Some(Known::Context { offset })
+            }
+            Some(Known::Number(_) | Known::Frozen { .. }) | None => None,
+        },
         BPF_AND => {
             let a = number(regs[usize::from(insn.dst)])?;
             Some(sized(a & operand(insn, regs)?, narrow))
@@ -222,8 +334,8 @@ fn decide(insn: Insn, regs: &Regs) -> Option<bool> {
     if op == BPF_JCOND {
         return None;
     }
-    // The address of frozen data is not NULL.
-    if let Some(Known::Frozen { .. }) = regs[usize::from(insn.dst)]
+    // The address of frozen data is not NULL, nor is the context to a verifier.
+    if let Some(Known::Frozen { .. } | Known::Context { .. }) = regs[usize::from(insn.dst)]
         && insn.code & BPF_X != BPF_X
         && insn.imm == 0
     {
@@ -258,9 +370,8 @@ mod tests {
     use std::collections::BTreeMap;
     use std::sync::Arc;
 
-    /// Numbers of the kfuncs that `text` may call.
-    fn kfuncs_called(text: &str) -> Vec<i32> {
-        let object = LinkedObject {
+    fn empty() -> LinkedObject {
+        LinkedObject {
             file: "test".to_owned(),
             license: "GPL".to_owned(),
             btf: Arc::new(Btf::empty()),
@@ -269,7 +380,12 @@ mod tests {
             struct_ops: Vec::new(),
             arena: None,
             globals: BTreeMap::new(),
-        };
+        }
+    }
+
+    /// Numbers of the kfuncs that `text` may call.
+    fn kfuncs_called(text: &str) -> Vec<i32> {
+        let object = empty();
         let insns = asm(text).unwrap();
         let program = LinkedProgram::from_insns("test", ProgType::StructOps, insns);
         let slots = reachable(&object, &program);
@@ -299,6 +415,59 @@ mod tests {
         // A call clobbers r1 to r5.
         let clobbered = "r1 = 0; call 7; if r1 != 0 goto out; exit; out: call kfunc 1; exit";
         assert_eq!(kfuncs_called(clobbered), [1]);
+    }
+
+    fn context(text: &str) -> u64 {
+        let insns = asm(text).unwrap();
+        let program = LinkedProgram::from_insns("test", ProgType::Syscall, insns);
+        context_needed(&empty(), &program)
+    }
+
+    #[test]
+    fn the_context_is_followed_wherever_it_goes() {
+        for (text, needed) in [
+            ("r0 = 0; exit", 0),
+            ("r0 = *(u32 *)(r1 + 8); exit", 12),
+            ("*(u8 *)(r1 + 20) = 1; r0 = *(u64 *)(r1 + 0); exit", 21),
+            (
+                "r6 = r1; r6 += 16; r0 = 7; call 7; r0 = *(u16 *)(r6 + 2); exit",
+                20,
+            ),
+            ("lock *(u64 *)(r1 + 24) += r1; exit", 32),
+            // Over the stack, unless something else is stored there.
+            (
+                "*(u64 *)(r10 - 8) = r1; r2 = *(u64 *)(r10 - 8); r0 = *(u64 *)(r2 + 0); exit",
+                8,
+            ),
+            (
+                "*(u64 *)(r10 - 8) = r1; *(u8 *)(r10 - 4) = 0; r2 = *(u64 *)(r10 - 8); \
+                 r0 = *(u64 *)(r2 + 0); exit",
+                0,
+            ),
+            // Into a function, from every call.
+            ("call sub; exit; sub: r0 = *(u64 *)(r1 + 32); exit", 40),
+            (
+                "r6 = r1; call sub; r1 = 0; call sub; exit; sub: r0 = *(u64 *)(r1 + 32); exit",
+                0,
+            ),
+            // What no branch leads to does not count; either branch of an unknown one does.
+            (
+                "if r1 == 0 goto no; r0 = 0; exit; no: r0 = *(u64 *)(r1 + 64); exit",
+                0,
+            ),
+            (
+                "if r2 == 0 goto no; r0 = 0; exit; no: r0 = *(u64 *)(r1 + 64); exit",
+                72,
+            ),
+            // A loop that moves it is not followed.
+            (
+                "again: r0 = *(u64 *)(r1 + 0); r1 += 8; if r0 != 0 goto again; exit",
+                0,
+            ),
+            ("r0 = *(u64 *)(r1 - 16); exit", 0),
+        ] {
+            assert_eq!(context(text), needed, "{text}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use crate::load::{LoadError, LoadOptions};
 use crate::loaded::LoadedObject;
+use crate::reach::context_needed;
 
 /// Bytes a context may have, as in the kernel.
 pub const CONTEXT_SIZE_MAX: usize = 0xffff;
@@ -19,6 +20,7 @@ pub const CONTEXT_SIZE_MAX: usize = 0xffff;
 pub struct SyscallProgram {
     object: LoadedObject,
     program: ProgId,
+    context_needed: u64,
 }
 
 /// Why a program cannot be run with a context.
@@ -29,6 +31,14 @@ pub enum ContextError {
     TooLarge {
         /// Its bytes.
         size: usize,
+    },
+    /// It is smaller than what the program touches (`EINVAL`, `bpf_prog_test_run_syscall()`).
+    #[error("a context of {size} bytes, the program needs {needed}")]
+    TooSmall {
+        /// Its bytes.
+        size: usize,
+        /// Up to where the program loads from or stores to its context.
+        needed: u64,
     },
     /// Guest memory is used up.
     #[error(transparent)]
@@ -42,8 +52,13 @@ impl SyscallProgram {
         choose(&mut object, name)?;
         let object = LoadedObject::load(object, options)?;
         let program = object.programs().find(|(linked, _)| linked.name == name);
-        let (_, program) = program.expect("it was switched on");
-        Ok(Self { object, program })
+        let (linked, program) = program.expect("it was switched on");
+        let context_needed = context_needed(object.linked(), linked);
+        Ok(Self {
+            object,
+            program,
+            context_needed,
+        })
     }
 
     /// Runs it with a context, and leaves in it what the program made of it, also if it was
@@ -52,6 +67,10 @@ impl SyscallProgram {
         let size = context.len();
         if size > CONTEXT_SIZE_MAX {
             return Err(ContextError::TooLarge { size });
+        }
+        let needed = self.context_needed;
+        if (size as u64) < needed {
+            return Err(ContextError::TooSmall { size, needed });
         }
         if size == 0 {
             return Ok(self.enter(KernAddr::NULL));
