@@ -29,21 +29,10 @@ struct cgroup {
 	struct cgroup_subsys_state self;
 } __attribute__((preserve_access_index));
 
-int bpf_iter_task_new(struct bpf_iter_task *it, struct task_struct *task__nullable,
-		      unsigned int flags) __ksym;
-struct task_struct *bpf_iter_task_next(struct bpf_iter_task *it) __ksym;
-void bpf_iter_task_destroy(struct bpf_iter_task *it) __ksym;
 int bpf_iter_css_new(struct bpf_iter_css *it, struct cgroup_subsys_state *start,
 		     unsigned int flags) __ksym;
 struct cgroup_subsys_state *bpf_iter_css_next(struct bpf_iter_css *it) __ksym;
 void bpf_iter_css_destroy(struct bpf_iter_css *it) __ksym;
-int bpf_iter_css_task_new(struct bpf_iter_css_task *it, struct cgroup_subsys_state *css,
-			  unsigned int flags) __ksym;
-struct task_struct *bpf_iter_css_task_next(struct bpf_iter_css_task *it) __ksym;
-void bpf_iter_css_task_destroy(struct bpf_iter_css_task *it) __ksym;
-struct task_struct *bpf_task_from_vpid(s32 vpid) __ksym;
-long bpf_task_under_cgroup(struct task_struct *task, struct cgroup *ancestor) __ksym;
-struct cgroup *bpf_task_get_cgroup1(struct task_struct *task, int hierarchy_id) __ksym;
 struct cgroup *bpf_cgroup_from_id(u64 cgid) __ksym;
 void bpf_cgroup_release(struct cgroup *cgrp) __ksym;
 
@@ -67,6 +56,18 @@ enum {
 };
 
 #endif
+
+int bpf_iter_task_new(struct bpf_iter_task *it, struct task_struct *task__nullable,
+		      unsigned int flags) __ksym;
+struct task_struct *bpf_iter_task_next(struct bpf_iter_task *it) __ksym;
+void bpf_iter_task_destroy(struct bpf_iter_task *it) __ksym;
+int bpf_iter_css_task_new(struct bpf_iter_css_task *it, struct cgroup_subsys_state *css,
+			  unsigned int flags) __ksym;
+struct task_struct *bpf_iter_css_task_next(struct bpf_iter_css_task *it) __ksym;
+void bpf_iter_css_task_destroy(struct bpf_iter_css_task *it) __ksym;
+struct task_struct *bpf_task_from_vpid(s32 vpid) __ksym;
+long bpf_task_under_cgroup(struct task_struct *task, struct cgroup *ancestor) __ksym;
+struct cgroup *bpf_task_get_cgroup1(struct task_struct *task, int hierarchy_id) __ksym;
 
 // The cpu controller's part of a cgroup begins with its css.
 struct task_group___css {
