@@ -74,6 +74,12 @@ struct trace_event_raw_cpu {
 	u32 cpu_id;
 };
 
+struct trace_event_raw_sched_ext_event {
+	struct trace_entry ent;
+	u32 __data_loc_name;
+	s64 delta;
+};
+
 struct bpf_raw_tracepoint_args {
 	u64 args[0];
 };
@@ -129,6 +135,8 @@ u64 nr_idle_begin, nr_idle_end, nr_record_idle;
 u64 nr_ttwu, nr_ttwu_woke, nr_ttwu_probe, nr_ttwu_probe_woke;
 u64 nr_tick, nr_scx_tick, nr_schedule, nr_register;
 u64 nr_kfunc, nr_kfunc_returned;
+u64 nr_events, nr_record_events, nr_refilled;
+s64 events_sum, record_events_sum;
 
 // What was not as it should be, by the line of the check that found it first.
 u64 nr_wrong;
@@ -337,6 +345,34 @@ int on_record_idle(struct trace_event_raw_cpu *ctx)
 	nr_record_idle++;
 	CHECK(ctx->cpu_id == bpf_get_smp_processor_id());
 	CHECK(ctx->state == 1 || ctx->state == PWR_EVENT_EXIT);
+	return 0;
+}
+
+// Counts an event itself now and then, and so would enter itself.
+SEC("tp_btf/sched_ext_event")
+int BPF_PROG(on_event, const char *name, s64 delta)
+{
+	char text[32] = {};
+
+	nr_events++;
+	events_sum += delta;
+	bpf_probe_read_kernel_str(text, sizeof(text), name);
+	nr_refilled += text[7] == 'R' && text[11] == 'L';
+	if (nr_events == 10)
+		scx_bpf_task_set_slice((void *)switched_next, 1ULL << 50);
+	return 0;
+}
+
+SEC("tp/sched_ext/sched_ext_event")
+int on_record_event(struct trace_event_raw_sched_ext_event *ctx)
+{
+	char text[8] = {};
+
+	nr_record_events++;
+	record_events_sum += ctx->delta;
+	bpf_probe_read_kernel_str(text, sizeof(text),
+				  (void *)ctx + (ctx->__data_loc_name & 0xffff));
+	CHECK(text[0] == 'S' && text[3] == '_' && text[5] == 'V');
 	return 0;
 }
 

@@ -472,7 +472,7 @@ fn programs_that_look_on_are_counted_and_those_that_never_fire_are_named() {
         run.stdout
     );
     assert!(
-        run.stdout.contains("\nmissed      on_kfunc "),
+        run.stdout.contains("\nmissed      on_event 1  on_kfunc "),
         "{}",
         run.stdout
     );

@@ -6,6 +6,7 @@
 
 use harena_abi::{Tid, scx};
 
+use crate::types::counter;
 use crate::{Core, Env};
 
 impl Core {
@@ -17,7 +18,7 @@ impl Core {
         self.sched.slice_dfl = scx::SCX_SLICE_BYPASS;
         self.sched.bypass_since = env.machine.now();
         let this = env.machine.this_cpu();
-        self.rq_mut(this).events.bypass_activate += 1;
+        self.count(env, this, counter::bypass_activate);
         self.cycle_tasks(env, true);
     }
 
@@ -30,8 +31,8 @@ impl Core {
         let now = env.machine.now();
         let lasted = now.since(self.sched.bypass_since).map_or(0, |d| d.as_ns());
         let this = env.machine.this_cpu();
-        let counter = &mut self.rq_mut(this).events.bypass_duration;
-        *counter = counter.saturating_add_unsigned(lasted);
+        let lasted = i64::try_from(lasted).unwrap_or(i64::MAX);
+        self.count_by(env, this, counter::bypass_duration, lasted);
         self.cycle_tasks(env, false);
     }
 

@@ -11,6 +11,7 @@
 use harena_abi::{Cpu, Tid, scx};
 
 use crate::dsq::DsqRef;
+use crate::types::counter;
 use crate::{Core, Env, Machine};
 
 impl Core {
@@ -76,7 +77,7 @@ impl Core {
             }
             let keeps_place = std::mem::take(&mut first) && open;
             let reason = if self.t(p).has(scx::SCX_TASK_IMMED) && !keeps_place {
-                self.rq_mut(cpu).events.reenq_immed += 1;
+                self.count(env, cpu, counter::reenq_immed);
                 scx::SCX_TASK_REENQ_IMMED
             } else if flags & scx::SCX_REENQ_ANY != 0 {
                 scx::SCX_TASK_REENQ_KFUNC

@@ -11,6 +11,7 @@ use crate::core::{DirectDispatch, OpCx};
 use crate::dsq::DsqRef;
 use crate::rq::BufEnt;
 use crate::task::{Carry, OpsState};
+use crate::types::counter;
 use crate::{Class, Core, Cost, Env, Event, Machine, Moment, Op};
 
 /// Where the next task is (`enum scx_dsp_verdict`).
@@ -62,7 +63,7 @@ impl Core {
         let gives_last = self.sched.has_flag(scx::SCX_OPS_ENQ_LAST) && !self.bypassing(cpu);
         match prev {
             Some(p) if self.may_keep(p) && !gives_last => {
-                self.rq_mut(cpu).events.dispatch_keep_last += 1;
+                self.count(env, cpu, counter::dispatch_keep_last);
                 Found::Prev
             }
             _ => Found::Nothing,
@@ -176,7 +177,7 @@ impl Core {
         self.tasks[p].ops_state = OpsState::None;
         if source == target {
             self.dispatch_enqueue(env, target, DsqRef::Local(target), p, apply);
-        } else if self.can_run_on_remote_rq(env.machine, p, target, true) {
+        } else if self.can_run_on_remote_rq(env, p, target, true) {
             self.apply_slice_vtime(p, carry);
             self.move_remote_to_local(env, p, target, carry.enq_flags);
         } else {
@@ -192,7 +193,7 @@ impl Core {
     /// `task_can_run_on_remote_rq()`; `enforce` makes a refusal the scheduler's mistake.
     pub(crate) fn can_run_on_remote_rq(
         &mut self,
-        machine: &mut dyn Machine,
+        env: &mut Env<'_>,
         p: Tid,
         cpu: Cpu,
         enforce: bool,
@@ -204,7 +205,7 @@ impl Core {
                 let why = format!(
                     "SCX_DSQ_LOCAL[_ON] cannot move migration disabled {who} from CPU {from} to {cpu}"
                 );
-                self.error(machine, &why);
+                self.error(env.machine, &why);
             }
             return false;
         }
@@ -212,14 +213,14 @@ impl Core {
             if enforce {
                 let who = self.who(p);
                 let why = format!("SCX_DSQ_LOCAL[_ON] target CPU {cpu} not allowed for {who}");
-                self.error(machine, &why);
+                self.error(env.machine, &why);
             }
             return false;
         }
         if !self.online.contains(cpu) {
             if enforce {
-                let this = machine.this_cpu();
-                self.rq_mut(this).events.dispatch_local_dsq_offline += 1;
+                let this = env.machine.this_cpu();
+                self.count(env, this, counter::dispatch_local_dsq_offline);
             }
             return false;
         }
@@ -284,7 +285,7 @@ impl Core {
                 self.dispatch_enqueue(env, cpu, DsqRef::Local(cpu), p, carry);
                 return true;
             }
-            if self.can_run_on_remote_rq(env.machine, p, cpu, false) {
+            if self.can_run_on_remote_rq(env, p, cpu, false) {
                 self.unlink(env.machine, p);
                 self.move_remote_to_local(env, p, cpu, enq_flags);
                 return true;

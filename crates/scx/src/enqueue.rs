@@ -9,6 +9,7 @@ use harena_abi::{Cpu, Tid, scx};
 use crate::core::{DirectDispatch, OpCx};
 use crate::dsq::DsqRef;
 use crate::task::{Carry, OpsState, Verdict};
+use crate::types::counter;
 use crate::{Class, Core, Env, Event, Op};
 
 impl Core {
@@ -56,7 +57,7 @@ impl Core {
         }
         self.rq_mut(cpu).in_wakeup = false;
         if flags & scx::SCX_ENQ_CPU_SELECTED != 0 && self.t(p).selected_cpu != Some(cpu) {
-            self.rq_mut(cpu).events.select_cpu_fallback += 1;
+            self.count(env, cpu, counter::select_cpu_fallback);
         }
     }
 
@@ -143,14 +144,14 @@ impl Core {
             return self.dispatch_enqueue(env, cpu, DsqRef::Local(cpu), p, carry);
         }
         self.set_flags(p, scx::SCX_TASK_IMMED, 0);
-        if enq_flags & scx::SCX_ENQ_REENQ != 0 && !self.count_reenq(cpu, p) {
+        if enq_flags & scx::SCX_ENQ_REENQ != 0 && !self.count_reenq(env, cpu, p) {
             return;
         }
         if !self.online.contains(cpu) {
             return self.enqueue_past_ops(env, cpu, DsqRef::Local(cpu), p, enq_flags);
         }
         if self.bypassing(cpu) {
-            self.rq_mut(cpu).events.bypass_dispatch += 1;
+            self.count(env, cpu, counter::bypass_dispatch);
             return self.enqueue_past_ops(env, cpu, DsqRef::Bypass(cpu), p, enq_flags);
         }
         if self.t(p).ddsp.is_some() {
@@ -158,12 +159,12 @@ impl Core {
         }
         let exiting = self.t(p).flags & scx::PF_EXITING != 0;
         if exiting && !self.sched.has_flag(scx::SCX_OPS_ENQ_EXITING) {
-            self.rq_mut(cpu).events.enq_skip_exiting += 1;
+            self.count(env, cpu, counter::enq_skip_exiting);
             return self.enqueue_past_ops(env, cpu, DsqRef::Local(cpu), p, enq_flags);
         }
         let pinned = self.t(p).migration_disabled;
         if pinned && !self.sched.has_flag(scx::SCX_OPS_ENQ_MIGRATION_DISABLED) {
-            self.rq_mut(cpu).events.enq_skip_migration_disabled += 1;
+            self.count(env, cpu, counter::enq_skip_migration_disabled);
             return self.enqueue_past_ops(env, cpu, DsqRef::Local(cpu), p, enq_flags);
         }
         if !self.has_op(Op::Enqueue) {
@@ -201,17 +202,17 @@ impl Core {
         p: Tid,
         enq_flags: u64,
     ) {
-        self.refill_slice_dfl(cpu, p);
+        self.refill_slice_dfl(env, cpu, p);
         self.clear_direct_dispatch(p);
         self.dispatch_enqueue(env, cpu, dsq, p, Carry::flags(enq_flags));
     }
 
     /// Counts a re-enqueue; past the limit the scheduler goes and the task is left as it is.
-    fn count_reenq(&mut self, cpu: Cpu, p: Tid) -> bool {
+    fn count_reenq(&mut self, env: &mut Env<'_>, cpu: Cpu, p: Tid) -> bool {
         self.tasks[p].reenq_cnt += 1;
         let count = self.t(p).reenq_cnt;
         if count > 1 {
-            self.rq_mut(cpu).events.reenq_repeat += 1;
+            self.count(env, cpu, counter::reenq_repeat);
         }
         if u64::from(count) <= scx::SCX_REENQ_MAX_REPEAT {
             return true;

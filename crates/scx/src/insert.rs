@@ -10,6 +10,7 @@ use harena_abi::{Cpu, Tid, scx};
 use crate::core::{DirectDispatch, OpCx};
 use crate::dsq::{DsqRef, Place};
 use crate::task::{Carry, OpsState};
+use crate::types::counter;
 use crate::{Class, Core, Env, Event, Form, Machine, Op};
 
 impl Core {
@@ -178,9 +179,9 @@ impl Core {
     }
 
     /// `refill_task_slice_dfl()`.
-    pub(crate) fn refill_slice_dfl(&mut self, cpu: Cpu, p: Tid) {
+    pub(crate) fn refill_slice_dfl(&mut self, env: &mut Env<'_>, cpu: Cpu, p: Tid) {
         self.image.set_slice(p, self.sched.slice_dfl);
-        self.rq_mut(cpu).events.refill_slice_dfl += 1;
+        self.count(env, cpu, counter::refill_slice_dfl);
     }
 
     /// `ops.dequeue` if the task leaves the scheduler's custody (`call_task_dequeue()`).

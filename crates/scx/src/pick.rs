@@ -165,7 +165,7 @@ impl Core {
         match (self.dispatch_one(env, cpu, prev), prev) {
             (Found::Prev, Some(p)) => {
                 if self.image.slice(p) == 0 {
-                    self.refill_slice_dfl(cpu, p);
+                    self.refill_slice_dfl(env, cpu, p);
                 }
                 Some(p)
             }
@@ -178,7 +178,7 @@ impl Core {
                         self.sched.log.push(line);
                         self.sched.warned_zero_slice = true;
                     }
-                    self.refill_slice_dfl(cpu, p);
+                    self.refill_slice_dfl(env, cpu, p);
                 }
                 Some(p)
             }

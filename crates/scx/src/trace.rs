@@ -8,6 +8,7 @@
 
 use harena_abi::{Cpu, Tid};
 
+use crate::types::Counter;
 use crate::{Core, Cx, Env};
 
 /// A moment; `None` for a task is the idle task of the CPU that the moment is on.
@@ -60,6 +61,13 @@ pub enum Moment<'a> {
         /// Whether it begins.
         idle: bool,
     },
+    /// `sched_ext_event`: one of the core's event counters was increased.
+    SchedExtEvent {
+        /// Its name.
+        name: &'static str,
+        /// By how much.
+        delta: i64,
+    },
     /// `sched_ext_dump`: a line of the debug dump.
     SchedExtDump(&'a str),
     /// A function is entered.
@@ -107,7 +115,8 @@ macro_rules! kinds {
 
 kinds! {
     SchedSwitch SchedWaking SchedWakeup SchedWakeupNew SchedMigrateTask
-    SchedProcessFork SchedProcessExit SchedProcessFree CpuIdle SchedExtDump
+    SchedProcessFork SchedProcessExit SchedProcessFree CpuIdle SchedExtEvent
+    SchedExtDump
     EnterRegister EnterSchedTick EnterScxTick EnterSchedule EnterTryToWakeUp EnterWakeUpNewTask
     ReturnRegister ReturnSchedTick ReturnScxTick ReturnTryToWakeUp ReturnWakeUpNewTask
 }
@@ -177,6 +186,7 @@ impl Moment<'_> {
             Self::SchedProcessExit { .. } => MomentKind::SchedProcessExit,
             Self::SchedProcessFree(_) => MomentKind::SchedProcessFree,
             Self::CpuIdle { .. } => MomentKind::CpuIdle,
+            Self::SchedExtEvent { .. } => MomentKind::SchedExtEvent,
             Self::SchedExtDump(_) => MomentKind::SchedExtDump,
             Self::Enter(function) => function.enter(),
             Self::Return(function, _) => return function.leave(),
@@ -215,6 +225,19 @@ impl Core {
             machine: &mut *env.machine,
         };
         env.ops.trace(&mut cx, moment);
+    }
+
+    /// Increases an event counter of `cpu` (`scx_add_event()`).
+    pub(crate) fn count_by(&mut self, env: &mut Env<'_>, cpu: Cpu, counter: Counter, delta: i64) {
+        let count = (counter.of)(&mut self.rq_mut(cpu).events);
+        *count = count.saturating_add(delta);
+        let name = counter.name;
+        self.trace(env, Moment::SchedExtEvent { name, delta });
+    }
+
+    /// The same by one.
+    pub(crate) fn count(&mut self, env: &mut Env<'_>, cpu: Cpu, counter: Counter) {
+        self.count_by(env, cpu, counter, 1);
     }
 
     /// Tells that `function` is entered.

@@ -146,6 +146,14 @@ pub enum EnableError {
     },
 }
 
+/// One of the event counters.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Counter {
+    /// The kernel's name.
+    pub(crate) name: &'static str,
+    pub(crate) of: fn(&mut EventStats) -> &mut i64,
+}
+
 macro_rules! event_stats {
     ($($doc:literal $field:ident $kernel:literal;)*) => {
         /// `struct scx_event_stats`.
@@ -164,6 +172,21 @@ macro_rules! event_stats {
             pub fn add(&mut self, other: &Self) {
                 $(self.$field = self.$field.saturating_add(other.$field);)*
             }
+        }
+
+        /// The counters, for whoever counts.
+        #[expect(
+            dead_code,
+            non_upper_case_globals,
+            reason = "those of what is not modelled; named as the fields"
+        )]
+        pub(crate) mod counter {
+            use super::{Counter, EventStats};
+
+            $(pub(crate) const $field: Counter = Counter {
+                name: $kernel,
+                of: |stats: &mut EventStats| &mut stats.$field,
+            };)*
         }
     };
 }

@@ -11,6 +11,7 @@ use harena_abi::{Cpu, Errno, Tid, scx};
 
 use crate::core::{DirectDispatch, OpCx};
 use crate::task::{Carry, RunState, Task, Verdict};
+use crate::types::counter;
 use crate::weight::scx_weight;
 use crate::{
     CgroupRef, Class, Core, CpuSet, Env, ExitTask, Form, Function, InitTask, Machine, Moment,
@@ -258,12 +259,12 @@ impl Core {
     fn select_task_rq_scx(&mut self, env: &mut Env<'_>, p: Tid, wake_flags: u64) -> Cpu {
         let prev = self.t(p).cpu;
         if self.bypassing(prev) {
-            self.rq_mut(prev).events.bypass_dispatch += 1;
+            self.count(env, prev, counter::bypass_dispatch);
             self.tasks[p].selected_cpu = Some(prev);
             return prev;
         }
         if !self.has_op(Op::SelectCpu) {
-            return self.select_default(env.machine, p, wake_flags);
+            return self.select_default(env, p, wake_flags);
         }
         let cx = OpCx {
             op: Op::SelectCpu,
@@ -285,16 +286,16 @@ impl Core {
     }
 
     /// Without `ops.select_cpu`: an idle CPU becomes a direct dispatch to its local queue.
-    fn select_default(&mut self, machine: &mut dyn Machine, p: Tid, wake_flags: u64) -> Cpu {
+    fn select_default(&mut self, env: &mut Env<'_>, p: Tid, wake_flags: u64) -> Cpu {
         let prev = self.t(p).cpu;
         let found = if self.sched.builtin_idle {
-            self.select_cpu_dfl(machine, p, prev, (wake_flags, 0), None)
+            self.select_cpu_dfl(env.machine, p, prev, (wake_flags, 0), None)
         } else {
             None
         };
         if found.is_some() {
-            let this = machine.this_cpu();
-            self.rq_mut(this).events.refill_slice_dfl += 1;
+            let this = env.machine.this_cpu();
+            self.count(env, this, counter::refill_slice_dfl);
             let carry = Carry {
                 slice: self.sched.slice_dfl,
                 vtime: 0,

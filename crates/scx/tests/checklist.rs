@@ -578,13 +578,13 @@ fn out_of_band_slice_waits_for_the_run_queue() {
     let mut w = World::new(flat(2), Ops::new(&most()));
     let p = w.fork();
     w.start(p);
-    w.on(|core, _| assert!(core.kf_task_set_slice(p, 3_000_000)));
+    w.on(|core, env| assert!(core.kf_task_set_slice(env, p, 3_000_000)));
     assert_eq!(w.slice(p), SLICE, "not at once");
     w.run_ms(1);
     assert_eq!(w.slice(p), 2_000_000, "applied at the tick, then charged");
-    w.on(|core, _| assert!(core.kf_task_set_slice(p, u64::MAX - 1)));
+    w.on(|core, env| assert!(core.kf_task_set_slice(env, p, u64::MAX - 1)));
     assert_eq!(w.core.event_stats().slice_clamped, 1);
-    w.on(|core, _| assert!(!core.kf_task_set_slice(Tid::new(99), 1)));
+    w.on(|core, env| assert!(!core.kf_task_set_slice(env, Tid::new(99), 1)));
 }
 
 #[test]
@@ -604,8 +604,9 @@ fn an_infinite_slice_is_not_charged() {
 #[test]
 fn a_zero_slice_set_in_tick_switches_at_that_tick() {
     let mut w = World::new(flat(1), Ops::new(&most()));
-    w.ops.hooks.insert(Op::Tick, |_, cx, p, _| {
-        assert!(cx.core.kf_task_set_slice(p, 0));
+    w.ops.hooks.insert(Op::Tick, |ops, cx, p, _| {
+        let (core, mut env) = cx.with(ops);
+        assert!(core.kf_task_set_slice(&mut env, p, 0));
     });
     let (p, q) = (w.fork(), w.fork());
     w.start(p);

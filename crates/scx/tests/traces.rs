@@ -193,9 +193,10 @@ fn slice_expiry_under_enq_last() {
 fn enq_last_is_avoided_by_extending_the_slice_in_dispatch() {
     let ops = Ops::new(&most()).with_flags(scx::SCX_OPS_ENQ_LAST);
     let (mut w, tasks) = busy(1, ops);
-    w.ops.dispatch = |_, cx, _, prev| {
+    w.ops.dispatch = |ops, cx, _, prev| {
         if let Some(p) = prev {
-            assert!(cx.core.kf_task_set_slice(p, 5_000_000));
+            let (core, mut env) = cx.with(ops);
+            assert!(core.kf_task_set_slice(&mut env, p, 5_000_000));
         }
     };
     w.run_ms(20);

@@ -10,6 +10,7 @@ use harena_vm::{Abort, Effect, Object};
 use super::{Kf, context, kfuncs};
 use crate::places::TaskRef;
 use crate::reg::{as_s32, from_s32};
+use crate::sched::Attached;
 
 const CPU: Option<Form> = Some(Form::Cpu);
 
@@ -21,7 +22,9 @@ kfuncs! {
         scx_bpf_task_set_slice "bool (struct task_struct *p, u64 slice)"
             => |k, [p, slice, ..]| {
                 let p = k.task(p)?;
-                Ok(k.cx.core.kf_task_set_slice(p, slice).into())
+                let mut nested = Attached::new(k.call.vm, k.st);
+                let (core, mut env) = k.cx.with(&mut nested);
+                Ok(core.kf_task_set_slice(&mut env, p, slice).into())
             };
         scx_bpf_task_set_dsq_vtime "bool (struct task_struct *p, u64 vtime)"
             => |k, [p, vtime, ..]| {

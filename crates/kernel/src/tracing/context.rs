@@ -13,7 +13,7 @@ use crate::state::Level;
 use crate::types::ctype::{Field, field};
 use crate::types::task::{TASK_COMM_LEN, task_struct};
 use crate::types::trace::{
-    pt_regs, trace_event_raw_cpu, trace_event_raw_sched_ext_dump,
+    pt_regs, trace_event_raw_cpu, trace_event_raw_sched_ext_dump, trace_event_raw_sched_ext_event,
     trace_event_raw_sched_migrate_task, trace_event_raw_sched_process_exit,
     trace_event_raw_sched_process_fork, trace_event_raw_sched_process_template,
     trace_event_raw_sched_switch, trace_event_raw_sched_wakeup_template,
@@ -92,6 +92,9 @@ impl Reader<'_> {
             Moment::CpuIdle { cpu, idle } => {
                 let state = if idle { IDLE_STATE } else { PWR_EVENT_EXIT };
                 fill(&[state.into(), cpu.raw().into()]);
+            }
+            Moment::SchedExtEvent { name, delta } => {
+                fill(&[self.string(name), delta.cast_unsigned()]);
             }
             Moment::SchedExtDump(line) => fill(&[self.string(line)]),
             Moment::Enter(function) => fill(self.arguments(function).as_slice()),
@@ -190,6 +193,15 @@ impl Reader<'_> {
                 let state = if idle { IDLE_STATE } else { PWR_EVENT_EXIT };
                 self.put(field!(trace_event_raw_cpu, state), state);
                 self.put(field!(trace_event_raw_cpu, cpu_id), cpu.raw());
+            }
+            Moment::SchedExtEvent { name, delta } => {
+                let data = field!(trace_event_raw_sched_ext_event, __data).offset();
+                let loc = self.data(data, &terminated(name));
+                self.put(
+                    field!(trace_event_raw_sched_ext_event, __data_loc_name),
+                    loc,
+                );
+                self.put(field!(trace_event_raw_sched_ext_event, delta), delta);
             }
             Moment::SchedExtDump(line) => {
                 let data = field!(trace_event_raw_sched_ext_dump, __data).offset();

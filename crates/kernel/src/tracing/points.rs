@@ -60,6 +60,7 @@ tracepoints! {
     sched sched_process_exit SchedProcessExit "void (struct task_struct *p, bool group_dead)";
     sched sched_process_free SchedProcessFree "void (struct task_struct *p)";
     power cpu_idle CpuIdle "void (unsigned int state, unsigned int cpu_id)";
+    sched_ext sched_ext_event SchedExtEvent "void (const char *name, s64 delta)";
     sched_ext sched_ext_dump SchedExtDump "void (const char *line)";
 }
 

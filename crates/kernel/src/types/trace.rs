@@ -78,6 +78,13 @@ ctypes! {
         cpu_id: u32,
         __data: [i8; 0],
     }
+    /// Record of `sched_ext_event`.
+    struct trace_event_raw_sched_ext_event {
+        ent: trace_entry,
+        __data_loc_name: u32,
+        delta: i64,
+        __data: [i8; 0],
+    }
     /// Record of `sched_ext_dump`.
     struct trace_event_raw_sched_ext_dump {
         ent: trace_entry,

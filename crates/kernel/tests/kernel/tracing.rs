@@ -92,6 +92,27 @@ fn the_stopper_is_a_switch_to_the_idle_task_and_back() {
 }
 
 #[test]
+fn every_count_of_the_cores_events_is_told() {
+    let (outcome, scheduler) = Run::mixed("tests/trace").go();
+    let counted: i64 = outcome.event_stats.iter().map(|(_, count)| count).sum();
+    // What is counted while the scheduler goes is told, too, and nobody else counts.
+    assert_eq!(int(&scheduler, "record_events_sum"), counted.into());
+    let of = |name: &str| {
+        let mut all = outcome.event_stats.iter();
+        all.find(|(event, _)| *event == name).unwrap().1
+    };
+    let refilled = int(&scheduler, "nr_refilled");
+    assert!(refilled > 0, "{refilled}");
+    assert_eq!(refilled, of("SCX_EV_REFILL_SLICE_DFL").into());
+    // The tenth time, the program set a slice that was too long, which counts an event.
+    assert_eq!(of("SCX_EV_SLICE_CLAMPED"), 1);
+    assert_eq!(int(&scheduler, "events_sum"), i128::from(counted) - 1);
+    let mut tracing = scheduler.tracing();
+    let used = tracing.find(|used| used.program == "on_event").unwrap();
+    assert_eq!(used.missed, 1);
+}
+
+#[test]
 fn a_program_does_not_enter_itself_and_misses_are_counted() {
     let (_, scheduler) = Run::mixed("tests/trace").go();
     let kfunc = int(&scheduler, "nr_kfunc");
@@ -99,7 +120,11 @@ fn a_program_does_not_enter_itself_and_misses_are_counted() {
     // One return of the scheduler's call, one of the call that the onlooker made.
     assert_eq!(int(&scheduler, "nr_kfunc_returned"), 2 * kfunc);
     for used in scheduler.tracing() {
-        let missed = if used.program == "on_kfunc" { kfunc } else { 0 };
+        let missed = match used.program.as_str() {
+            "on_kfunc" => kfunc,
+            "on_event" => 1,
+            _ => 0,
+        };
         assert_eq!(i128::from(used.missed), missed, "{}", used.program);
     }
 }

@@ -334,7 +334,7 @@ impl Core {
         if let DsqRef::Local(target) = dsq
             && target != source
         {
-            if self.can_run_on_remote_rq(env.machine, p, target, true) {
+            if self.can_run_on_remote_rq(env, p, target, true) {
                 self.unlink(env.machine, p);
                 self.move_remote_to_local(env, p, target, enq_flags);
             } else {

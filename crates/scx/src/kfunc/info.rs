@@ -4,6 +4,7 @@ use harena_abi::{Cid, Cpu, SimTime, Tid, scx};
 
 use crate::sched::EnableState;
 use crate::task::RunState;
+use crate::types::counter;
 use crate::{Core, Env, EventStats, Machine};
 
 impl Core {
@@ -13,7 +14,7 @@ impl Core {
 
     /// `scx_bpf_task_set_slice`: at once if the task waits or runs on the run queue that
     /// the callback holds, else when its slice is next looked at.
-    pub fn kf_task_set_slice(&mut self, p: Tid, slice: u64) -> bool {
+    pub fn kf_task_set_slice(&mut self, env: &mut Env<'_>, p: Tid, slice: u64) -> bool {
         let Some(t) = self.tasks.get(p) else {
             return false;
         };
@@ -28,7 +29,7 @@ impl Core {
             slice
         } else if slice >= limit {
             let cpu = t.cpu;
-            self.rq_mut(cpu).events.slice_clamped += 1;
+            self.count(env, cpu, counter::slice_clamped);
             limit - 1
         } else {
             slice

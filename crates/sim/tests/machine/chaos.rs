@@ -160,9 +160,9 @@ impl SchedOps for Chaos {
         if let Some(p) = prev
             && self.draw.one_in(4)
         {
-            let _set = cx
-                .core
-                .kf_task_set_slice(p, u64::from(self.draw.below(2_000_000)));
+            let slice = u64::from(self.draw.below(2_000_000));
+            let (core, mut env) = cx.with(self);
+            let _set = core.kf_task_set_slice(&mut env, p, slice);
         }
         let first = [FIFO, VTIME][self.draw.below(2) as usize];
         let (core, mut env) = cx.with(self);
