@@ -9,6 +9,8 @@ char _license[] SEC("license") = "GPL";
 #ifndef HARENA_SCX_HEADERS
 u64 scx_bpf_now(void) __ksym;
 struct task_struct *bpf_task_acquire(struct task_struct *p) __ksym;
+
+static long (*const bpf_get_func_arg)(void *ctx, u32 n, u64 *value) = (void *)183;
 #endif
 
 u64 nr_seen;
@@ -61,6 +63,36 @@ SEC("?kprobe/schedule")
 int probes(void *ctx)
 {
 	return scx_bpf_now() != 0;
+}
+
+// sched_wakeup has one argument.
+SEC("?tp_btf/sched_wakeup")
+int reads_a_second(u64 *ctx)
+{
+	return ctx[1] != 0;
+}
+
+// The first bytes of a record are the kernel's.
+SEC("?tracepoint/sched/sched_wakeup")
+int reads_the_head(u64 *ctx)
+{
+	return ctx[0] != 0;
+}
+
+SEC("?fexit/try_to_wake_up")
+int writes_the_result(u64 *ctx)
+{
+	ctx[3] = 0;
+	return 0;
+}
+
+// Programs of this type have no such helper.
+SEC("?raw_tp/sched_wakeup")
+int asks_for_an_argument(u64 *ctx)
+{
+	u64 arg = 0;
+
+	return bpf_get_func_arg(ctx, 0, &arg);
 }
 
 void BPF_STRUCT_OPS(onlookers_enqueue, struct task_struct *p, u64 enq_flags)

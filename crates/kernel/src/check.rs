@@ -11,7 +11,8 @@ use harena_vm::{ContextSet, Place, Sleepable, line_text};
 use thiserror::Error;
 
 use crate::kfuncs::{self, Kfunc, context_of, context_of_type};
-use crate::reach::reachable;
+use crate::reach::{ContextAccess, context_accesses, reachable};
+use crate::tracing::Point;
 
 /// A call that the verifier would have refused.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
@@ -35,6 +36,16 @@ pub enum VerifyError {
         kfunc: &'static str,
         /// `tracing`, `kprobe`.
         kind: &'static str,
+    },
+    /// Outside of what the program is given, or a store to that.
+    #[error("{place}: invalid bpf_context access off={offset} size={size}")]
+    ContextAccess {
+        /// The load or store.
+        place: Place,
+        /// Bytes from the context's start.
+        offset: i64,
+        /// Bytes.
+        size: u8,
     },
     /// Not in this form of scheduler.
     #[error("{place}: calling kernel function {kfunc} is not allowed in a {form} scheduler")]
@@ -161,6 +172,26 @@ fn check_call(
         return Err(VerifyError::Sleepable { place, kfunc });
     }
     Ok(())
+}
+
+/// Checks what a program that looks on does with its context: it may load what is there.
+pub(crate) fn check_context(
+    object: &LinkedObject,
+    program: &LinkedProgram,
+    point: &Point,
+) -> Result<(), VerifyError> {
+    let (start, end) = point.readable();
+    let [start, end] = [start, end].map(|n| i64::try_from(n).unwrap_or(i64::MAX));
+    let mut accesses = context_accesses(object, program).into_iter();
+    let fits = |a: &ContextAccess| !a.is_store && a.offset >= start && a.end() <= end;
+    match accesses.find(|access| !fits(access)) {
+        None => Ok(()),
+        Some(bad) => Err(VerifyError::ContextAccess {
+            place: place(program, bad.slot),
+            offset: bad.offset,
+            size: bad.size,
+        }),
+    }
 }
 
 fn place(program: &LinkedProgram, insn: u32) -> Place {

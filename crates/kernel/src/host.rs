@@ -45,10 +45,7 @@ impl Host for KernelHost<'_, '_> {
         id: u32,
         args: [u64; 5],
     ) -> Result<Option<u64>, Abort> {
-        match self.st.frame() {
-            Some(frame) => call_helper(&frame, call, id, args),
-            None => Ok(None),
-        }
+        call_helper(self.st.frame().as_ref(), call, id, args)
     }
 
     fn give_back(&mut self, call: &mut Call<'_>, object: Object, addr: u64) {

@@ -227,7 +227,7 @@ impl BpfScheduler {
         let ops_id = loaded.struct_ops[index];
         let places = Places::new(vm.mem(), topology)?;
         let image = Box::new(KernelImage::new(vm.shared_mem(), places, topology));
-        let mut tracing = Tracing::new(&linked, &loaded, form, nr_cpus);
+        let mut tracing = Tracing::new(&linked, &loaded, form, nr_cpus)?;
         tracing.show_ops(vm.mem(), ops)?;
         let state = state(&vm, places, (ops, ops_id, form), tracing)?;
         let never_called = never_called(ops, form);

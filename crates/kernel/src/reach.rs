@@ -116,28 +116,56 @@ pub(crate) fn reachable(object: &LinkedObject, program: &LinkedProgram) -> Vec<u
         .collect()
 }
 
+/// A load from the context, or a store to it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ContextAccess {
+    pub(crate) slot: u32,
+    /// Bytes from the context's start.
+    pub(crate) offset: i64,
+    pub(crate) size: u8,
+    pub(crate) is_store: bool,
+}
+
+impl ContextAccess {
+    /// Up to where the context must reach.
+    pub(crate) fn end(self) -> i64 {
+        self.offset.saturating_add(self.size.into())
+    }
+}
+
 /// Bytes of its context that `program` loads from or stores to, from the first one.
 pub(crate) fn context_needed(object: &LinkedObject, program: &LinkedProgram) -> u64 {
+    let accesses = context_accesses(object, program).into_iter();
+    let end = accesses.map(ContextAccess::end).max();
+    end.and_then(|end| u64::try_from(end).ok()).unwrap_or(0)
+}
+
+/// The accesses of `program` to its context, by ascending slot.
+pub(crate) fn context_accesses(
+    object: &LinkedObject,
+    program: &LinkedProgram,
+) -> Vec<ContextAccess> {
     let mut regs = UNKNOWN;
     regs[1] = Some(Known::Context { offset: 0 });
     let walk = Walk::over(object, program, regs);
-    let ends = walk
-        .seen
-        .iter()
-        .zip(&program.insns)
-        .filter_map(|(state, insn)| {
-            let base = match insn.class() {
-                BPF_LDX => insn.src,
-                BPF_ST | BPF_STX => insn.dst,
-                _ => return None,
-            };
-            let Some(Known::Context { offset }) = state.as_ref()?.regs[usize::from(base)] else {
-                return None;
-            };
-            let start = offset.checked_add(insn.off.into())?;
-            u64::try_from(start.checked_add(size_of_access(*insn).into())?).ok()
-        });
-    ends.max().unwrap_or(0)
+    let slots = (0..).zip(walk.seen.iter().zip(&program.insns));
+    let accesses = slots.filter_map(|(slot, (state, insn))| {
+        let (base, is_store) = match insn.class() {
+            BPF_LDX => (insn.src, false),
+            BPF_ST | BPF_STX => (insn.dst, true),
+            _ => return None,
+        };
+        let Some(Known::Context { offset }) = state.as_ref()?.regs[usize::from(base)] else {
+            return None;
+        };
+        Some(ContextAccess {
+            slot,
+            offset: offset.saturating_add(insn.off.into()),
+            size: size_of_access(*insn),
+            is_store,
+        })
+    });
+    accesses.collect()
 }
 
 struct Walk<'a> {

@@ -16,6 +16,14 @@ const GET_FUNC_ARG: u32 = 183;
 const GET_FUNC_RET: u32 = 184;
 const GET_FUNC_ARG_CNT: u32 = 185;
 
+const NAMES: [(u32, &str); 5] = [
+    (GET_FUNC_IP, "bpf_get_func_ip"),
+    (GET_ATTACH_COOKIE, "bpf_get_attach_cookie"),
+    (GET_FUNC_ARG, "bpf_get_func_arg"),
+    (GET_FUNC_RET, "bpf_get_func_ret"),
+    (GET_FUNC_ARG_CNT, "bpf_get_func_arg_cnt"),
+];
+
 /// What a running tracing program looks at.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Frame {
@@ -25,27 +33,22 @@ pub(crate) struct Frame {
     pub(super) ctx: KernAddr,
 }
 
-/// Calls a helper; `None` if a program of this type has it not.
+/// Calls one of these helpers; `None` if it is another one. Without a frame the program looks at
+/// nothing.
 pub(crate) fn call_helper(
-    frame: &Frame,
+    frame: Option<&Frame>,
     call: &Call<'_>,
     id: u32,
     [ctx, a, b, ..]: [u64; 5],
 ) -> Result<Option<u64>, Abort> {
-    let style = frame.point.style;
-    let has_args = matches!(style, Style::BtfTracepoint | Style::Entry | Style::Exit);
-    let is_function = frame.point.ip != 0;
-    let has = match id {
-        // Attached by its section's name, a program has no cookie.
-        GET_ATTACH_COOKIE => true,
-        GET_FUNC_IP => is_function,
-        GET_FUNC_ARG | GET_FUNC_ARG_CNT => has_args,
-        GET_FUNC_RET => matches!(style, Style::Entry | Style::Exit),
-        _ => false,
-    };
-    if !has {
+    let Some((_, name)) = NAMES.iter().find(|(number, _)| *number == id) else {
         return Ok(None);
-    }
+    };
+    let Some(frame) = frame.filter(|frame| frame.has(id)) else {
+        return Err(call.host_error(format!(
+            "program of this type cannot use helper {name}#{id}"
+        )));
+    };
     if ctx != frame.ctx.raw() {
         return Err(call.bad_argument(format!("{ctx:#x} is not the program's context")));
     }
@@ -56,11 +59,27 @@ pub(crate) fn call_helper(
             None => Errno::EINVAL.as_reg(),
         },
         GET_FUNC_ARG_CNT => frame.point.nr_args as u64,
-        GET_FUNC_RET if style == Style::Exit => put(call, a, frame.ret)?,
+        GET_FUNC_RET if frame.point.style == Style::Exit => put(call, a, frame.ret)?,
         GET_FUNC_RET => Errno::EOPNOTSUPP.as_reg(),
+        // Attached by its section's name, a program has no cookie.
         _ => 0,
     };
     Ok(Some(ret))
+}
+
+impl Frame {
+    /// Whether a program that looks at this has a helper.
+    fn has(&self, id: u32) -> bool {
+        let style = self.point.style;
+        match id {
+            GET_FUNC_IP => self.point.ip != 0,
+            GET_FUNC_ARG | GET_FUNC_ARG_CNT => {
+                matches!(style, Style::BtfTracepoint | Style::Entry | Style::Exit)
+            }
+            GET_FUNC_RET => matches!(style, Style::Entry | Style::Exit),
+            _ => true,
+        }
+    }
 }
 
 fn put(call: &Call<'_>, at: u64, value: u64) -> Result<u64, Abort> {

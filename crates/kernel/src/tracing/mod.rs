@@ -23,13 +23,15 @@ use harena_bpf::{LinkedObject, LinkedProgram, ProgType, StructOps};
 use harena_scx::{Form, MomentKind, MomentSet};
 use harena_vm::{ContextSet, GuestMem, Loaded, OutOfGuestMemory, ProgId, Region};
 
+use crate::check::{VerifyError, check_context};
 use crate::kfuncs;
 
 pub(crate) use context::CONTEXT_MAX;
 pub(crate) use helpers::{Frame, call_helper};
 pub use points::Attachment;
+pub(crate) use points::Point;
 pub(crate) use points::{FUNCTIONS, TRACEPOINTS, address_of};
-use points::{Point, Style, TRAMPOLINE, When, point};
+use points::{Style, TRAMPOLINE, When, point};
 
 /// An attached program, and how often it ran.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -89,7 +91,12 @@ fn looks_on(program: &LinkedProgram) -> bool {
 
 impl Tracing {
     /// Attaches the programs of an object, in its order.
-    pub(crate) fn new(object: &LinkedObject, loaded: &Loaded, form: Form, nr_cpus: u32) -> Self {
+    pub(crate) fn new(
+        object: &LinkedObject,
+        loaded: &Loaded,
+        form: Form,
+        nr_cpus: u32,
+    ) -> Result<Self, VerifyError> {
         let mut this = Self {
             attached: Vec::new(),
             never: Vec::new(),
@@ -103,7 +110,10 @@ impl Tracing {
         let programs = object.programs.iter().zip(&loaded.programs);
         for (program, id) in programs.filter(|(program, _)| looks_on(program)) {
             match point(&program.section, Some(form)) {
-                Ok(point) => this.attach(program, *id, point),
+                Ok(point) => {
+                    check_context(object, program, &point)?;
+                    this.attach(program, *id, point);
+                }
                 Err(why) => this.never.push(NeverFires {
                     program: program.name.clone(),
                     section: program.section.clone(),
@@ -111,7 +121,7 @@ impl Tracing {
                 }),
             }
         }
-        this
+        Ok(this)
     }
 
     fn attach(&mut self, program: &LinkedProgram, prog: ProgId, point: Point) {

@@ -7,7 +7,15 @@ use harena_bpf::{KFUNC_ADDRESS_BASE, ProgType, Program};
 use harena_scx::{Form, MomentKind};
 
 use crate::kfuncs;
+use crate::types::ctype::field;
 use crate::types::proto::Proto;
+use crate::types::trace::{
+    pt_regs, trace_entry, trace_event_raw_cpu, trace_event_raw_sched_ext_dump,
+    trace_event_raw_sched_ext_event, trace_event_raw_sched_migrate_task,
+    trace_event_raw_sched_process_exit, trace_event_raw_sched_process_fork,
+    trace_event_raw_sched_process_template, trace_event_raw_sched_switch,
+    trace_event_raw_sched_wakeup_template,
+};
 
 /// A tracepoint.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +28,8 @@ pub(crate) struct Tracepoint {
     pub(crate) kind: MomentKind,
     /// `TP_PROTO`.
     pub(crate) proto: &'static str,
+    /// Bytes of its record without the strings behind it.
+    record: u64,
 }
 
 /// A function.
@@ -38,30 +48,40 @@ pub(crate) struct Function {
 }
 
 macro_rules! tracepoints {
-    ($($system:ident $name:ident $kind:ident $proto:literal;)*) => {
+    ($($system:ident $name:ident $kind:ident $record:ident $proto:literal;)*) => {
         pub(crate) const TRACEPOINTS: &[Tracepoint] = &[$(Tracepoint {
             system: stringify!($system),
             name: stringify!($name),
             kind: MomentKind::$kind,
             proto: $proto,
+            record: field!($record, __data).offset(),
         },)*];
     };
 }
 
 tracepoints! {
-    sched sched_switch SchedSwitch
+    sched sched_switch SchedSwitch trace_event_raw_sched_switch
         "void (bool preempt, struct task_struct *prev, struct task_struct *next, unsigned int prev_state)";
-    sched sched_waking SchedWaking "void (struct task_struct *p)";
-    sched sched_wakeup SchedWakeup "void (struct task_struct *p)";
-    sched sched_wakeup_new SchedWakeupNew "void (struct task_struct *p)";
-    sched sched_migrate_task SchedMigrateTask "void (struct task_struct *p, int dest_cpu)";
-    sched sched_process_fork SchedProcessFork
+    sched sched_waking SchedWaking trace_event_raw_sched_wakeup_template
+        "void (struct task_struct *p)";
+    sched sched_wakeup SchedWakeup trace_event_raw_sched_wakeup_template
+        "void (struct task_struct *p)";
+    sched sched_wakeup_new SchedWakeupNew trace_event_raw_sched_wakeup_template
+        "void (struct task_struct *p)";
+    sched sched_migrate_task SchedMigrateTask trace_event_raw_sched_migrate_task
+        "void (struct task_struct *p, int dest_cpu)";
+    sched sched_process_fork SchedProcessFork trace_event_raw_sched_process_fork
         "void (struct task_struct *parent, struct task_struct *child)";
-    sched sched_process_exit SchedProcessExit "void (struct task_struct *p, bool group_dead)";
-    sched sched_process_free SchedProcessFree "void (struct task_struct *p)";
-    power cpu_idle CpuIdle "void (unsigned int state, unsigned int cpu_id)";
-    sched_ext sched_ext_event SchedExtEvent "void (const char *name, s64 delta)";
-    sched_ext sched_ext_dump SchedExtDump "void (const char *line)";
+    sched sched_process_exit SchedProcessExit trace_event_raw_sched_process_exit
+        "void (struct task_struct *p, bool group_dead)";
+    sched sched_process_free SchedProcessFree trace_event_raw_sched_process_template
+        "void (struct task_struct *p)";
+    power cpu_idle CpuIdle trace_event_raw_cpu
+        "void (unsigned int state, unsigned int cpu_id)";
+    sched_ext sched_ext_event SchedExtEvent trace_event_raw_sched_ext_event
+        "void (const char *name, s64 delta)";
+    sched_ext sched_ext_dump SchedExtDump trace_event_raw_sched_ext_dump
+        "void (const char *line)";
 }
 
 macro_rules! functions {
@@ -144,6 +164,22 @@ pub(crate) struct Point {
     pub(crate) nr_args: usize,
     /// Address of the function, 0 for tracepoints.
     pub(crate) ip: u64,
+    /// Bytes of its record, if that is the context.
+    record: u64,
+}
+
+impl Point {
+    /// Bytes of the context that a program may load: those before the first are the kernel's own,
+    /// and there are none from the second on.
+    pub(crate) const fn readable(&self) -> (u64, u64) {
+        let args = self.nr_args as u64 * 8;
+        match self.style {
+            Style::BtfTracepoint | Style::RawTracepoint | Style::Entry => (0, args),
+            Style::Exit => (0, args + 8),
+            Style::Probe | Style::ReturnProbe => (0, size_of::<pt_regs>() as u64),
+            Style::Record => (size_of::<trace_entry>() as u64, self.record),
+        }
+    }
 }
 
 /// What becomes of a program that is not called by its object's scheduler.
@@ -189,8 +225,9 @@ pub(crate) fn point(section: &str, form: Option<Form>) -> Result<Point, String> 
         "tp_btf" => Style::BtfTracepoint,
         "raw_tp" | "raw_tracepoint" => Style::RawTracepoint,
         "tp" | "tracepoint" => Style::Record,
-        "fentry" | "fentry.s" => Style::Entry,
-        "fexit" | "fexit.s" => Style::Exit,
+        "fentry" => Style::Entry,
+        "fexit" => Style::Exit,
+        "fentry.s" | "fexit.s" => return Err(format!("`{target}` is no function that may sleep")),
         "kprobe" => Style::Probe,
         "kretprobe" => Style::ReturnProbe,
         _ => return Err(format!("nothing here runs programs of section `{kind}`")),
@@ -216,6 +253,7 @@ fn tracepoint(style: Style, system: Option<&str>, name: &str) -> Result<Point, S
         style,
         nr_args: nr_args(found.proto),
         ip: 0,
+        record: found.record,
     })
 }
 
@@ -236,6 +274,7 @@ fn function(style: Style, name: &str, form: Option<Form>) -> Result<Point, Strin
             style,
             nr_args: nr_args(found.proto),
             ip: address_of(name).expect("it is in the table"),
+            record: 0,
         });
     }
     let kfunc = (0u32..).zip(kfuncs::all()).find(|(_, k)| k.name == name);
@@ -250,6 +289,7 @@ fn function(style: Style, name: &str, form: Option<Form>) -> Result<Point, Strin
         style,
         nr_args: nr_args(kfunc.proto),
         ip: KFUNC_ADDRESS_BASE + u64::from(id),
+        record: 0,
     })
 }
 
@@ -282,7 +322,7 @@ mod tests {
         ] {
             assert_eq!(at(section), switch, "{section}");
         }
-        assert_eq!(at("fentry.s/scx_tick"), When::At(MomentKind::EnterScxTick));
+        assert_eq!(at("fentry/scx_tick"), When::At(MomentKind::EnterScxTick));
         assert_eq!(
             at("kretprobe/scx_tick"),
             When::At(MomentKind::ReturnScxTick)
@@ -296,6 +336,25 @@ mod tests {
     }
 
     #[test]
+    fn contexts_end_where_the_kernels_do() {
+        for (section, readable) in [
+            ("tp_btf/sched_switch", (0, 32)),
+            ("raw_tp/sched_wakeup", (0, 8)),
+            ("tp/sched/sched_switch", (8, 64)),
+            ("tp/sched/sched_wakeup", (8, 36)),
+            ("tp/sched/sched_migrate_task", (8, 28)),
+            ("tp/sched/sched_process_exit", (8, 33)),
+            ("tp/sched_ext/sched_ext_event", (8, 24)),
+            ("fentry/try_to_wake_up", (0, 24)),
+            ("fexit/try_to_wake_up", (0, 32)),
+            ("kprobe/schedule", (0, 168)),
+        ] {
+            let point = point(section, None).unwrap();
+            assert_eq!(point.readable(), readable, "{section}");
+        }
+    }
+
+    #[test]
     fn whatever_else_never_fires_and_says_why() {
         for (section, why) in [
             ("tp_btf/task_rename", "no tracepoint `task_rename`"),
@@ -304,6 +363,10 @@ mod tests {
             ("fentry/vfs_read", "no event in function `vfs_read`"),
             ("kprobe/schedule+4", "no event in function `schedule+4`"),
             ("fexit/schedule", "in another time"),
+            (
+                "fentry.s/scx_tick",
+                "`scx_tick` is no function that may sleep",
+            ),
             ("fentry/bpf_scx_reg", "of the other form"),
             ("fmod_ret/schedule", "programs of section `fmod_ret`"),
             ("xdp", "programs of section `xdp`"),

@@ -261,6 +261,28 @@ fn kfuncs_that_are_not_for_onlookers_are_refused_at_load() {
 }
 
 #[test]
+fn contexts_can_be_read_where_the_kernel_fills_them_and_not_written() {
+    for (program, access) in [
+        ("reads_a_second", "off=8 size=8"),
+        ("reads_the_head", "off=0 size=8"),
+        ("writes_the_result", "off=24 size=8"),
+    ] {
+        let error = refused(program).to_string();
+        let why = format!("invalid bpf_context access {access}");
+        assert!(error.contains(program) && error.contains(&why), "{error}");
+    }
+}
+
+#[test]
+fn a_helper_that_programs_of_a_type_have_not_ends_the_run() {
+    let (outcome, _) = onlookers(&["asks_for_an_argument"], Costs::default());
+    let message = &outcome.exit.message;
+    let why = "program of this type cannot use helper bpf_get_func_arg#183";
+    assert_eq!(outcome.exit.kind, scx::SCX_EXIT_ERROR);
+    assert!(message.contains(why), "{message}");
+}
+
+#[test]
 fn only_programs_that_look_on_can_be_attached() {
     let error = refused("onlookers_enqueue").to_string();
     let why =
