@@ -27,8 +27,21 @@ int nothing_at_wakeup(u64 *ctx)
 	return 0;
 }
 
+// Programs of this type and kprobes run one at a time on a CPU, others beside them.
 SEC("?tracepoint/sched/sched_switch")
 int one_at_a_time(u64 *ctx)
+{
+	return scx_bpf_now() != 0;
+}
+
+SEC("?kprobe/scx_bpf_now")
+int probed(void *ctx)
+{
+	return 0;
+}
+
+SEC("?fentry/scx_bpf_now")
+int entered(u64 *ctx)
 {
 	return 0;
 }

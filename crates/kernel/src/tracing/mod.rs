@@ -1,7 +1,7 @@
 //! Programs that look on: which are attached, where, and that none is entered twice.
 //!
 //! ```text
-//!  LinkedProgram ──points──► Attached ◄── core tells a moment ── Core
+//!  LinkedProgram ──points──► Onlooker ◄── core tells a moment ── Core
 //!   section name             │    ▲ ◄──── a kfunc is called ──── KernelHost
 //!                            ▼    │
 //!                    context, vm.run: `Attached::look` in `run.rs`
@@ -57,8 +57,9 @@ pub struct NeverFires {
     pub why: String,
 }
 
+/// An attached program.
 #[derive(Debug)]
-struct Attached {
+struct Onlooker {
     prog: ProgId,
     point: Point,
     contexts: ContextSet,
@@ -72,7 +73,7 @@ struct Attached {
 /// See the module's comment.
 #[derive(Debug)]
 pub(crate) struct Tracing {
-    attached: Vec<Attached>,
+    attached: Vec<Onlooker>,
     never: Vec<NeverFires>,
     moments: MomentSet,
     at: BTreeMap<MomentKind, Vec<usize>>,
@@ -134,7 +135,7 @@ impl Tracing {
             When::Call(id) => self.calls.entry(id).or_default().push(index),
             When::Returned(id) => self.returns.entry(id).or_default().push(index),
         }
-        self.attached.push(Attached {
+        self.attached.push(Onlooker {
             prog,
             point,
             contexts: kfuncs::context_of_type(program.prog_type),
@@ -161,9 +162,10 @@ impl Tracing {
             return Ok(());
         }
         let table = mem.alloc(Region::Kernel, ops.data.len() as u64, 64)?;
-        let link = match ops.link {
-            true => mem.alloc(Region::Kernel, 64, 64)?,
-            false => KernAddr::NULL,
+        let link = if ops.link {
+            mem.alloc(Region::Kernel, 64, 64)?
+        } else {
+            KernAddr::NULL
         };
         let fits = "the table was allocated with this size";
         mem.write_bytes(table, &ops.data).expect(fits);
@@ -198,40 +200,35 @@ impl Tracing {
 
     /// Marks a program as running; false if it may not be entered.
     fn begin(&mut self, index: usize, cpu: Cpu) -> bool {
-        let attached = &mut self.attached[index];
-        if attached.off {
+        let onlooker = &mut self.attached[index];
+        if onlooker.off {
             return false;
         }
-        let active = one_at_a_time(attached.point.style).then_some(&mut self.perf_active);
-        let active = active.unwrap_or(&mut attached.active);
+        let active = onlooker.active(&mut self.perf_active);
         if std::mem::replace(&mut active[cpu.index()], true) {
-            attached.used.missed += 1;
+            onlooker.used.missed += 1;
             return false;
         }
-        attached.used.runs += 1;
+        onlooker.used.runs += 1;
         true
     }
 
     fn end(&mut self, index: usize, cpu: Cpu) {
-        let attached = &mut self.attached[index];
-        let active = match one_at_a_time(attached.point.style) {
-            true => &mut self.perf_active,
-            false => &mut attached.active,
-        };
+        let active = self.attached[index].active(&mut self.perf_active);
         let was = std::mem::replace(&mut active[cpu.index()], false);
         assert!(was, "begin and end come in pairs");
     }
 
     /// Takes a program off that misbehaved; gives its section.
     pub(crate) fn take_off(&mut self, index: usize) -> &str {
-        let attached = &mut self.attached[index];
-        attached.off = true;
-        &attached.used.section
+        let onlooker = &mut self.attached[index];
+        onlooker.off = true;
+        &onlooker.used.section
     }
 
     /// What is attached.
     pub(crate) fn used(&self) -> impl Iterator<Item = &TracingUse> {
-        self.attached.iter().map(|attached| &attached.used)
+        self.attached.iter().map(|onlooker| &onlooker.used)
     }
 
     /// What never runs.
@@ -240,10 +237,15 @@ impl Tracing {
     }
 }
 
-/// Whether programs of this style share one mark per CPU.
-const fn one_at_a_time(style: Style) -> bool {
-    match style {
-        Style::Record | Style::Probe | Style::ReturnProbe => true,
-        Style::BtfTracepoint | Style::RawTracepoint | Style::Entry | Style::Exit => false,
+impl Onlooker {
+    /// The marks, by CPU, of what may not run again: its own, or those that all programs share
+    /// which `trace_call_bpf()` runs.
+    fn active<'a>(&'a mut self, shared: &'a mut [bool]) -> &'a mut [bool] {
+        match self.point.style {
+            Style::Record | Style::Probe | Style::ReturnProbe => shared,
+            Style::BtfTracepoint | Style::RawTracepoint | Style::Entry | Style::Exit => {
+                &mut self.active
+            }
+        }
     }
 }

@@ -55,8 +55,8 @@ impl Attached<'_> {
 
     /// Runs one program; what it returns means nothing.
     fn look(&mut self, cx: &mut Cx<'_>, index: usize, seen: &Seen, moment: Option<&Moment<'_>>) {
-        let attached = &self.st.tracing.attached[index];
-        let (prog, contexts, point) = (attached.prog, attached.contexts, attached.point);
+        let onlooker = &self.st.tracing.attached[index];
+        let (prog, contexts, point) = (onlooker.prog, onlooker.contexts, onlooker.point);
         let ctx = self.reader(cx).write(&point, seen, moment);
         let frame = Frame {
             point,

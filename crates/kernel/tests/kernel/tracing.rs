@@ -130,6 +130,24 @@ fn a_program_does_not_enter_itself_and_misses_are_counted() {
 }
 
 #[test]
+fn records_and_probes_run_one_at_a_time_and_entries_beside_them() {
+    let all = ["one_at_a_time", "probed", "entered"];
+    let (outcome, scheduler) = onlookers(&all, Costs::default());
+    let switches: u64 = outcome.cpus.iter().map(|cpu| cpu.switches).sum();
+    assert!(switches > 100, "{switches}");
+    let used: Vec<_> = scheduler
+        .tracing()
+        .map(|used| (used.program.as_str(), used.runs, used.missed))
+        .collect();
+    let expected = [
+        ("one_at_a_time", switches, 0),
+        ("probed", 0, switches),
+        ("entered", switches, 0),
+    ];
+    assert_eq!(used, expected);
+}
+
+#[test]
 fn what_cannot_fire_is_loaded_and_listed() {
     let (_, scheduler) = Run::mixed("tests/trace").go();
     let never: Vec<_> = scheduler
