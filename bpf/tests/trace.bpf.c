@@ -80,6 +80,23 @@ struct trace_event_raw_sched_ext_event {
 	s64 delta;
 };
 
+struct trace_event_raw_sched_stat_runtime {
+	struct trace_entry ent;
+	u32 __data_loc_comm;
+	pid_t pid;
+	u64 runtime;
+};
+
+struct trace_event_raw_x86_irq_vector {
+	struct trace_entry ent;
+	int vector;
+};
+
+struct trace_event_raw_softirq {
+	struct trace_entry ent;
+	unsigned int vec;
+};
+
 struct bpf_raw_tracepoint_args {
 	u64 args[0];
 };
@@ -118,11 +135,15 @@ struct task_struct___more {
 	int on_cpu;
 	int prio;
 	struct task_struct *real_parent;
+	struct {
+		u64 sum_exec_runtime;
+	} se;
 } __attribute__((preserve_access_index));
 
 #define more(p) ((struct task_struct___more *)(p))
 
 #define MAX_CPUS 64
+#define MAX_PIDS 128
 #define PWR_EVENT_EXIT ((u32)-1)
 
 extern const void try_to_wake_up __ksym;
@@ -135,6 +156,10 @@ u64 nr_idle_begin, nr_idle_end, nr_record_idle;
 u64 nr_ttwu, nr_ttwu_woke, nr_ttwu_probe, nr_ttwu_probe_woke;
 u64 nr_tick, nr_scx_tick, nr_schedule, nr_register;
 u64 nr_kfunc, nr_kfunc_returned;
+u64 nr_charged, nr_record_charged, nr_timer_irq, nr_record_timer_irq, nr_resched_irq, nr_irq_work;
+u64 nr_softirq;
+s64 irq_depth[MAX_CPUS];
+u64 runtime_of[MAX_PIDS], last_runtime;
 u64 nr_events, nr_record_events, nr_refilled;
 s64 events_sum, record_events_sum;
 
@@ -345,6 +370,97 @@ int on_record_idle(struct trace_event_raw_cpu *ctx)
 	nr_record_idle++;
 	CHECK(ctx->cpu_id == bpf_get_smp_processor_id());
 	CHECK(ctx->state == 1 || ctx->state == PWR_EVENT_EXIT);
+	return 0;
+}
+
+SEC("tp_btf/sched_stat_runtime")
+int BPF_PROG(on_charged, struct task_struct *p, u64 runtime)
+{
+	u32 pid = p->pid;
+
+	nr_charged++;
+	last_runtime = runtime;
+	CHECK(runtime);
+	if (pid < MAX_PIDS) {
+		runtime_of[pid] += runtime;
+		CHECK(more(p)->se.sum_exec_runtime == runtime_of[pid]);
+	}
+	return 0;
+}
+
+SEC("tp/sched/sched_stat_runtime")
+int on_record_charged(struct trace_event_raw_sched_stat_runtime *ctx)
+{
+	nr_record_charged++;
+	CHECK(ctx->runtime == last_runtime && ctx->pid);
+	return 0;
+}
+
+static void in_irq(int by)
+{
+	u32 cpu = bpf_get_smp_processor_id();
+
+	if (cpu < MAX_CPUS) {
+		irq_depth[cpu] += by;
+		CHECK(irq_depth[cpu] == (by > 0));
+	}
+}
+
+SEC("tp_btf/local_timer_entry")
+int BPF_PROG(on_timer_irq, int vector)
+{
+	nr_timer_irq++;
+	CHECK(vector == 0xec);
+	in_irq(1);
+	return 0;
+}
+
+SEC("tp/irq_vectors/local_timer_exit")
+int on_record_timer_irq(struct trace_event_raw_x86_irq_vector *ctx)
+{
+	nr_record_timer_irq++;
+	CHECK(ctx->vector == 0xec);
+	in_irq(-1);
+	return 0;
+}
+
+SEC("raw_tp/reschedule_entry")
+int on_resched_irq(struct bpf_raw_tracepoint_args *ctx)
+{
+	nr_resched_irq++;
+	CHECK(ctx->args[0] == 0xfd);
+	in_irq(1);
+	return 0;
+}
+
+SEC("raw_tp/reschedule_exit")
+int on_resched_irq_exit(struct bpf_raw_tracepoint_args *ctx)
+{
+	in_irq(-1);
+	return 0;
+}
+
+SEC("tp_btf/irq_work_entry")
+int BPF_PROG(on_irq_work, int vector)
+{
+	nr_irq_work++;
+	CHECK(vector == 0xf6);
+	in_irq(1);
+	return 0;
+}
+
+SEC("tp_btf/irq_work_exit")
+int BPF_PROG(on_irq_work_exit, int vector)
+{
+	in_irq(-1);
+	return 0;
+}
+
+// This scheduler has no timers.
+SEC("tp/irq/softirq_entry")
+int on_softirq(struct trace_event_raw_softirq *ctx)
+{
+	nr_softirq += ctx->vec;
 	return 0;
 }
 

@@ -39,7 +39,7 @@ impl Core {
             if self.t(p).class == Class::Ext {
                 self.put_prev_scx(env, cpu, p, None);
             } else {
-                self.update_curr(env.machine.now(), cpu);
+                self.update_curr(env, cpu);
             }
         }
         let ret = f(self, env);

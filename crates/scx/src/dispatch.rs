@@ -48,7 +48,7 @@ impl Core {
             self.rq_mut(cpu).cpu_released = false;
         }
         if let Some(p) = prev {
-            self.update_curr(env.machine.now(), cpu);
+            self.update_curr(env, cpu);
             if self.may_keep(p) && self.image.slice(p) != 0 && !self.bypassing(cpu) {
                 return Found::Prev;
             }

@@ -72,7 +72,7 @@ impl Core {
         }
         self.ops_dequeue(env, cpu, p, flags);
         if self.is_current(p) {
-            self.update_curr(env.machine.now(), cpu);
+            self.update_curr(env, cpu);
             if self.has_op(Op::Stopping) {
                 self.call_task(env, Op::Stopping, p, |ops, cx| ops.stopping(cx, p, false));
             }

@@ -30,7 +30,7 @@ impl Core {
         let cpu = self.t(p).cpu;
         self.rq_mut(cpu).nr_running -= 1;
         if self.is_current(p) {
-            self.update_curr(env.machine.now(), cpu);
+            self.update_curr(env, cpu);
         }
         self.fair_unlink(p);
         if !self.t(p).migrating {
@@ -60,8 +60,8 @@ impl Core {
         }
     }
 
-    pub(crate) fn fair_put_prev(&mut self, now: SimTime, cpu: Cpu, p: Tid) {
-        self.update_curr(now, cpu);
+    pub(crate) fn fair_put_prev(&mut self, env: &mut Env<'_>, cpu: Cpu, p: Tid) {
+        self.update_curr(env, cpu);
         if self.t(p).run != RunState::Runnable {
             return;
         }

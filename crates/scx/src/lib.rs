@@ -65,7 +65,7 @@ pub use ops::{
     CgroupRef, Cx, DumpCtx, Env, ExitInfo, ExitTask, Form, InitTask, Op, OpsConfig, SchedOps, Stall,
 };
 pub use topology::{CpuSet, CpuTopology, Topology};
-pub use trace::{Function, Moment, MomentKind, MomentSet};
+pub use trace::{Function, Interrupt, Moment, MomentKind, MomentSet};
 pub use types::{
     Class, CoreConfig, EnableError, EventStats, Insert, IterId, Leave, Switched, TaskState,
     TaskView,

@@ -12,7 +12,7 @@
 //! So `ops.dispatch` for the next task runs before `ops.stopping` of the last one, and
 //! a task that is kept sees no callback at all.
 
-use harena_abi::{Cpu, SimTime, Tid, scx};
+use harena_abi::{Cpu, Nanos, Tid, scx};
 
 use crate::dispatch::Found;
 use crate::dsq::DsqRef;
@@ -193,7 +193,7 @@ impl Core {
             Outgoing::Task(p) if self.t(p).class == Class::Ext => {
                 self.put_prev_scx(env, cpu, p, Some((next_class, next)));
             }
-            Outgoing::Task(p) => self.fair_put_prev(env.machine.now(), cpu, p),
+            Outgoing::Task(p) => self.fair_put_prev(env, cpu, p),
         }
     }
 
@@ -206,7 +206,7 @@ impl Core {
         next: Option<(Class, Option<Tid>)>,
     ) {
         self.rq_mut(cpu).kick_sync += 1;
-        self.update_curr(env.machine.now(), cpu);
+        self.update_curr(env, cpu);
         if self.t(p).has(scx::SCX_TASK_QUEUED) {
             if self.has_op(Op::Stopping) {
                 self.call_task(env, Op::Stopping, p, |ops, cx| ops.stopping(cx, p, true));
@@ -273,7 +273,8 @@ impl Core {
     }
 
     /// `update_curr_scx()`: charges the current task.
-    pub(crate) fn update_curr(&mut self, now: SimTime, cpu: Cpu) {
+    pub(crate) fn update_curr(&mut self, env: &mut Env<'_>, cpu: Cpu) {
+        let now = env.machine.now();
         let Some(p) = self.rq(cpu).curr else {
             return;
         };
@@ -290,6 +291,8 @@ impl Core {
         t.sum_exec = t.sum_exec.saturating_add(delta);
         let sum = t.sum_exec;
         self.image.set_sum_exec_runtime(p, sum);
+        let runtime = Nanos::new(delta);
+        self.trace(env, Moment::SchedStatRuntime { task: p, runtime });
         if !is_ext {
             self.tasks[p].fair_slice = self.t(p).fair_slice.saturating_sub(delta);
             return;
@@ -321,7 +324,7 @@ impl Core {
         let Some(p) = self.rq(cpu).curr else {
             return;
         };
-        self.update_curr(env.machine.now(), cpu);
+        self.update_curr(env, cpu);
         if self.t(p).class != Class::Ext {
             return self.fair_tick(env.machine, cpu, p);
         }
@@ -362,7 +365,7 @@ impl Core {
         if self.t(p).class == Class::Ext {
             self.put_prev_scx(env, cpu, p, Some((Class::Stop, None)));
         } else {
-            self.fair_put_prev(env.machine.now(), cpu, p);
+            self.fair_put_prev(env, cpu, p);
         }
         self.switch_to(env, cpu, Some(p), None);
         self.move_queued_task(env, p, target);

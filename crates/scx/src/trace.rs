@@ -6,7 +6,7 @@
 //! the locks and the state that it has there, and only if somebody asked for that kind
 //! ([`Core::set_traced`]). Whether a scheduler is attached does not matter.
 
-use harena_abi::{Cpu, Tid};
+use harena_abi::{Cpu, Nanos, Tid};
 
 use crate::types::Counter;
 use crate::{Core, Cx, Env};
@@ -54,6 +54,17 @@ pub enum Moment<'a> {
     },
     /// `sched_process_free`: the last moment at which the task can be looked at.
     SchedProcessFree(Tid),
+    /// `sched_stat_runtime`: the current task was charged for time that it ran.
+    SchedStatRuntime {
+        /// The task.
+        task: Tid,
+        /// Since it was last charged.
+        runtime: Nanos,
+    },
+    /// An interrupt begins, with the interrupted task as `current`.
+    IrqEntry(Interrupt),
+    /// It ends.
+    IrqExit(Interrupt),
     /// `cpu_idle`: a CPU begins or ends to idle.
     CpuIdle {
         /// The CPU.
@@ -74,6 +85,19 @@ pub enum Moment<'a> {
     Enter(Function),
     /// A function returns; 0 if it returns nothing.
     Return(Function, i32),
+}
+
+/// What interrupts a CPU.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Interrupt {
+    /// Its timer: a tick, the end of a sleep, or a timer of the scheduler.
+    LocalTimer,
+    /// Another CPU's request to reschedule.
+    Reschedule,
+    /// IRQ work.
+    IrqWork,
+    /// The softirq that runs timers of the scheduler (`HRTIMER_SOFTIRQ`).
+    TimerSoftirq,
 }
 
 /// A function of the kernel, with its arguments.
@@ -115,17 +139,19 @@ macro_rules! kinds {
 
 kinds! {
     SchedSwitch SchedWaking SchedWakeup SchedWakeupNew SchedMigrateTask
-    SchedProcessFork SchedProcessExit SchedProcessFree CpuIdle SchedExtEvent
-    SchedExtDump
+    SchedProcessFork SchedProcessExit SchedProcessFree SchedStatRuntime CpuIdle
+    SchedExtEvent SchedExtDump
+    LocalTimerEntry LocalTimerExit RescheduleEntry RescheduleExit IrqWorkEntry IrqWorkExit
+    SoftirqEntry SoftirqExit
     EnterRegister EnterSchedTick EnterScxTick EnterSchedule EnterTryToWakeUp EnterWakeUpNewTask
     ReturnRegister ReturnSchedTick ReturnScxTick ReturnTryToWakeUp ReturnWakeUpNewTask
 }
 
 /// A set of kinds.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct MomentSet(u32);
+pub struct MomentSet(u64);
 
-const _: () = assert!(MomentKind::ALL.len() <= 32);
+const _: () = assert!(MomentKind::ALL.len() <= 64);
 
 impl MomentSet {
     /// No kind.
@@ -141,6 +167,26 @@ impl MomentSet {
     #[must_use]
     pub const fn has(self, kind: MomentKind) -> bool {
         self.0 & 1 << kind as u32 != 0
+    }
+}
+
+impl Interrupt {
+    const fn entry(self) -> MomentKind {
+        match self {
+            Self::LocalTimer => MomentKind::LocalTimerEntry,
+            Self::Reschedule => MomentKind::RescheduleEntry,
+            Self::IrqWork => MomentKind::IrqWorkEntry,
+            Self::TimerSoftirq => MomentKind::SoftirqEntry,
+        }
+    }
+
+    const fn exit(self) -> MomentKind {
+        match self {
+            Self::LocalTimer => MomentKind::LocalTimerExit,
+            Self::Reschedule => MomentKind::RescheduleExit,
+            Self::IrqWork => MomentKind::IrqWorkExit,
+            Self::TimerSoftirq => MomentKind::SoftirqExit,
+        }
     }
 }
 
@@ -185,6 +231,9 @@ impl Moment<'_> {
             Self::SchedProcessFork { .. } => MomentKind::SchedProcessFork,
             Self::SchedProcessExit { .. } => MomentKind::SchedProcessExit,
             Self::SchedProcessFree(_) => MomentKind::SchedProcessFree,
+            Self::SchedStatRuntime { .. } => MomentKind::SchedStatRuntime,
+            Self::IrqEntry(interrupt) => interrupt.entry(),
+            Self::IrqExit(interrupt) => interrupt.exit(),
             Self::CpuIdle { .. } => MomentKind::CpuIdle,
             Self::SchedExtEvent { .. } => MomentKind::SchedExtEvent,
             Self::SchedExtDump(_) => MomentKind::SchedExtDump,
@@ -198,6 +247,19 @@ impl Core {
     /// From now on moments of these kinds are told, and no others.
     pub fn set_traced(&mut self, kinds: MomentSet) {
         self.traced = kinds;
+    }
+
+    /// Runs `body` in an interrupt of the current CPU.
+    pub fn interrupt<R>(
+        &mut self,
+        env: &mut Env<'_>,
+        interrupt: Interrupt,
+        body: impl FnOnce(&mut Self, &mut Env<'_>) -> R,
+    ) -> R {
+        self.trace(env, Moment::IrqEntry(interrupt));
+        let ret = body(self, env);
+        self.trace(env, Moment::IrqExit(interrupt));
+        ret
     }
 
     /// `current` of `cpu`. It is the task that runs there but for the moment of a switch, in

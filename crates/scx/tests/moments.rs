@@ -7,7 +7,7 @@ mod common;
 
 use common::{LOCAL, Ops, SLICE, World, flat, insert, spec};
 use harena_abi::{Cpu, scx};
-use harena_scx::{Leave, MomentKind, MomentSet, Op};
+use harena_scx::{Interrupt, Leave, MomentKind, MomentSet, Op};
 
 fn all() -> MomentSet {
     let kinds = MomentKind::ALL.iter();
@@ -114,11 +114,34 @@ fn a_tick() {
     w.run_ms(1);
     w.expect(&[
         "[1 of 1] Enter(SchedTick)",
+        "[1 of 1] SchedStatRuntime { task: Tid(1), runtime: Nanos(1000000) }",
         "tick(1)",
         "[1 of 1] Enter(ScxTick(Cpu(0)))",
         "[1 of 1] Return(ScxTick(Cpu(0)), 0)",
         "[1 of 1] Return(SchedTick, 0)",
     ]);
+}
+
+#[test]
+fn what_happens_in_an_interrupt_stands_between_its_entry_and_its_exit() {
+    let mut w = world(1);
+    let p = w.sleeper();
+    let woken = w.on(|core, env| {
+        core.interrupt(env, Interrupt::LocalTimer, |core, env| {
+            core.wakeup(env, p, false)
+        })
+    });
+    assert!(woken);
+    let log = w.take_log();
+    let ends = [log.first(), log.last()].map(|line| line.unwrap().as_str());
+    assert_eq!(
+        ends,
+        [
+            "[idle of idle] IrqEntry(LocalTimer)",
+            "[idle of idle] IrqExit(LocalTimer)"
+        ]
+    );
+    assert_eq!(log.len(), 7, "{log:?}");
 }
 
 #[test]

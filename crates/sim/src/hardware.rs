@@ -47,6 +47,17 @@ pub(crate) struct CpuState {
     pub(crate) metrics: CpuMetrics,
 }
 
+/// How a reschedule request arrived.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Resched {
+    /// Too late: the CPU has rescheduled since.
+    Answered,
+    /// The CPU asked itself.
+    Local,
+    /// By an interrupt from another one.
+    Ipi,
+}
+
 /// The hardware of one simulation.
 #[derive(Debug)]
 pub(crate) struct Hardware {
@@ -249,15 +260,19 @@ impl Hardware {
         true
     }
 
-    /// A reschedule request arrives; false if it was answered already.
-    pub(crate) fn take_resched(&mut self, cpu: Cpu, generation: u32) -> bool {
+    /// A reschedule request arrives.
+    pub(crate) fn take_resched(&mut self, cpu: Cpu, generation: u32) -> Resched {
         let state = &self.cpus[cpu.index()];
         let valid = state.need_resched && state.resched_generation == generation;
-        if valid && state.by_ipi {
-            self.cpus[cpu.index()].metrics.ipis += 1;
-            self.interrupt();
+        if !valid {
+            return Resched::Answered;
         }
-        valid
+        if !state.by_ipi {
+            return Resched::Local;
+        }
+        self.cpus[cpu.index()].metrics.ipis += 1;
+        self.interrupt();
+        Resched::Ipi
     }
 
     /// Whether a reschedule request is on its way to `cpu`.

@@ -14,14 +14,14 @@
 use std::collections::BTreeMap;
 
 use harena_abi::{Cpu, SimTime, Tid};
-use harena_scx::{Alarm, Core, CoreConfig, CpuSet, Env, Image, Leave, Op, SchedOps};
+use harena_scx::{Alarm, Core, CoreConfig, CpuSet, Env, Image, Interrupt, Leave, Op, SchedOps};
 use harena_trace::{Recorder, Sink, WakeCause, What};
 
 use crate::boot::check_config;
 use crate::check::Checkers;
 use crate::config::{Progress, SimConfig};
 use crate::error::{ConfigError, SimError};
-use crate::hardware::Hardware;
+use crate::hardware::{Hardware, Resched};
 use crate::metrics::{GroupMetrics, Outcome};
 use crate::queue::Pending;
 
@@ -223,8 +223,14 @@ impl<S: SchedOps> Simulation<S> {
             }
             Pending::Resched { cpu, generation } => {
                 self.hw.enter(cpu);
-                if self.hw.take_resched(cpu, generation) {
-                    self.schedule(cpu, Leave::Runnable);
+                match self.hw.take_resched(cpu, generation) {
+                    Resched::Answered => {}
+                    Resched::Local => self.schedule(cpu, Leave::Runnable),
+                    Resched::Ipi => {
+                        let (core, mut env) = self.env();
+                        core.interrupt(&mut env, Interrupt::Reschedule, |_, _| ());
+                        self.schedule(cpu, Leave::Runnable);
+                    }
                 }
                 self.hw.leave();
             }
@@ -232,7 +238,9 @@ impl<S: SchedOps> Simulation<S> {
                 self.hw.enter(cpu);
                 if self.hw.tick(cpu) {
                     let (core, mut env) = self.env();
-                    core.tick(&mut env, cpu);
+                    core.interrupt(&mut env, Interrupt::LocalTimer, |core, env| {
+                        core.tick(env, cpu);
+                    });
                 }
                 self.hw.leave();
             }
@@ -252,7 +260,10 @@ impl<S: SchedOps> Simulation<S> {
                 self.hw.enter(cpu);
                 self.hw.interrupt();
                 let (core, mut env) = self.env();
-                core.timer(&mut env, key);
+                core.interrupt(&mut env, Interrupt::LocalTimer, |_, _| ());
+                core.interrupt(&mut env, Interrupt::TimerSoftirq, |core, env| {
+                    core.timer(env, key);
+                });
                 self.hw.leave();
             }
         }
@@ -266,7 +277,9 @@ impl<S: SchedOps> Simulation<S> {
                 self.hw.enter(cpu);
                 self.hw.interrupt();
                 let (core, mut env) = self.env();
-                core.irq_work(&mut env, cpu);
+                core.interrupt(&mut env, Interrupt::IrqWork, |core, env| {
+                    core.irq_work(env, cpu);
+                });
                 self.hw.leave();
                 self.count(&"IRQ work")?;
             }
@@ -303,7 +316,10 @@ impl<S: SchedOps> Simulation<S> {
         let cause = WakeCause::Timer;
         self.hw.record(What::Wakeup { task: p, cause });
         let (core, mut env) = self.env();
-        if !core.wakeup(&mut env, p, false) {
+        let woken = core.interrupt(&mut env, Interrupt::LocalTimer, |core, env| {
+            core.wakeup(env, p, false)
+        });
+        if !woken {
             self.hw.checkers.wakeup_refused(p);
         }
         self.hw.leave();

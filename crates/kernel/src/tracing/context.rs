@@ -1,7 +1,7 @@
 //! What a program is given: arguments, a record, or registers, in the nesting level's memory.
 
-use harena_abi::{Cpu, KernAddr, Tid, scx};
-use harena_scx::{Core, Function, Moment};
+use harena_abi::{Cpu, KernAddr, Nanos, Tid, scx};
+use harena_scx::{Core, Function, Interrupt, Moment};
 use harena_vm::GuestMem;
 
 use super::Tracing;
@@ -16,7 +16,8 @@ use crate::types::trace::{
     pt_regs, trace_event_raw_cpu, trace_event_raw_sched_ext_dump, trace_event_raw_sched_ext_event,
     trace_event_raw_sched_migrate_task, trace_event_raw_sched_process_exit,
     trace_event_raw_sched_process_fork, trace_event_raw_sched_process_template,
-    trace_event_raw_sched_switch, trace_event_raw_sched_wakeup_template,
+    trace_event_raw_sched_stat_runtime, trace_event_raw_sched_switch,
+    trace_event_raw_sched_wakeup_template, trace_event_raw_softirq, trace_event_raw_x86_irq_vector,
 };
 
 /// `CPUIDLE` state of `default_idle_call()`.
@@ -92,6 +93,12 @@ impl Reader<'_> {
             Moment::CpuIdle { cpu, idle } => {
                 let state = if idle { IDLE_STATE } else { PWR_EVENT_EXIT };
                 fill(&[state.into(), cpu.raw().into()]);
+            }
+            Moment::SchedStatRuntime { task, runtime } => {
+                fill(&[self.task(task), runtime.as_ns()]);
+            }
+            Moment::IrqEntry(interrupt) | Moment::IrqExit(interrupt) => {
+                fill(&[vector(interrupt).into()]);
             }
             Moment::SchedExtEvent { name, delta } => {
                 fill(&[self.string(name), delta.cast_unsigned()]);
@@ -193,6 +200,11 @@ impl Reader<'_> {
                 let state = if idle { IDLE_STATE } else { PWR_EVENT_EXIT };
                 self.put(field!(trace_event_raw_cpu, state), state);
                 self.put(field!(trace_event_raw_cpu, cpu_id), cpu.raw());
+            }
+            Moment::SchedStatRuntime { task, runtime } => self.runtime(task, runtime),
+            // The first field of either record.
+            Moment::IrqEntry(interrupt) | Moment::IrqExit(interrupt) => {
+                self.put(field!(trace_event_raw_softirq, vec), vector(interrupt));
             }
             Moment::SchedExtEvent { name, delta } => {
                 let data = field!(trace_event_raw_sched_ext_event, __data).offset();
@@ -367,6 +379,24 @@ impl Reader<'_> {
         );
     }
 
+    fn runtime(&self, p: Tid, runtime: Nanos) {
+        let task = self.places.task(p);
+        let data = field!(trace_event_raw_sched_stat_runtime, __data).offset();
+        let comm = self.data(data, &self.name(task));
+        self.put(
+            field!(trace_event_raw_sched_stat_runtime, __data_loc_comm),
+            comm,
+        );
+        self.put(
+            field!(trace_event_raw_sched_stat_runtime, pid),
+            self.pid(task),
+        );
+        self.put(
+            field!(trace_event_raw_sched_stat_runtime, runtime),
+            runtime.as_ns(),
+        );
+    }
+
     fn free(&self, p: Tid) {
         let task = self.places.task(p);
         let data = field!(trace_event_raw_sched_process_template, __data).offset();
@@ -385,6 +415,21 @@ impl Reader<'_> {
         );
     }
 }
+
+/// The vector of an interrupt on x86-64, or the number of a softirq.
+const fn vector(interrupt: Interrupt) -> u32 {
+    match interrupt {
+        Interrupt::LocalTimer => 0xec,
+        Interrupt::Reschedule => 0xfd,
+        Interrupt::IrqWork => 0xf6,
+        Interrupt::TimerSoftirq => 8,
+    }
+}
+
+const _: () = {
+    let irq = field!(trace_event_raw_x86_irq_vector, vector).offset();
+    assert!(irq == field!(trace_event_raw_softirq, vec).offset());
+};
 
 /// The bytes of a string with its NUL, cut to what a line may have.
 fn terminated(text: &str) -> Vec<u8> {

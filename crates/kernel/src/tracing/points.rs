@@ -13,8 +13,9 @@ use crate::types::trace::{
     pt_regs, trace_entry, trace_event_raw_cpu, trace_event_raw_sched_ext_dump,
     trace_event_raw_sched_ext_event, trace_event_raw_sched_migrate_task,
     trace_event_raw_sched_process_exit, trace_event_raw_sched_process_fork,
-    trace_event_raw_sched_process_template, trace_event_raw_sched_switch,
-    trace_event_raw_sched_wakeup_template,
+    trace_event_raw_sched_process_template, trace_event_raw_sched_stat_runtime,
+    trace_event_raw_sched_switch, trace_event_raw_sched_wakeup_template, trace_event_raw_softirq,
+    trace_event_raw_x86_irq_vector,
 };
 
 /// A tracepoint.
@@ -76,6 +77,20 @@ tracepoints! {
         "void (struct task_struct *p, bool group_dead)";
     sched sched_process_free SchedProcessFree trace_event_raw_sched_process_template
         "void (struct task_struct *p)";
+    sched sched_stat_runtime SchedStatRuntime trace_event_raw_sched_stat_runtime
+        "void (struct task_struct *tsk, u64 runtime)";
+    irq_vectors local_timer_entry LocalTimerEntry trace_event_raw_x86_irq_vector
+        "void (int vector)";
+    irq_vectors local_timer_exit LocalTimerExit trace_event_raw_x86_irq_vector
+        "void (int vector)";
+    irq_vectors reschedule_entry RescheduleEntry trace_event_raw_x86_irq_vector
+        "void (int vector)";
+    irq_vectors reschedule_exit RescheduleExit trace_event_raw_x86_irq_vector
+        "void (int vector)";
+    irq_vectors irq_work_entry IrqWorkEntry trace_event_raw_x86_irq_vector "void (int vector)";
+    irq_vectors irq_work_exit IrqWorkExit trace_event_raw_x86_irq_vector "void (int vector)";
+    irq softirq_entry SoftirqEntry trace_event_raw_softirq "void (unsigned int vec_nr)";
+    irq softirq_exit SoftirqExit trace_event_raw_softirq "void (unsigned int vec_nr)";
     power cpu_idle CpuIdle trace_event_raw_cpu
         "void (unsigned int state, unsigned int cpu_id)";
     sched_ext sched_ext_event SchedExtEvent trace_event_raw_sched_ext_event

@@ -78,6 +78,26 @@ ctypes! {
         cpu_id: u32,
         __data: [i8; 0],
     }
+    /// Record of `sched_stat_runtime`.
+    struct trace_event_raw_sched_stat_runtime {
+        ent: trace_entry,
+        __data_loc_comm: u32,
+        pid: i32,
+        runtime: u64,
+        __data: [i8; 0],
+    }
+    /// Record of an interrupt's begin and end.
+    struct trace_event_raw_x86_irq_vector {
+        ent: trace_entry,
+        vector: i32,
+        __data: [i8; 0],
+    }
+    /// Record of a softirq's begin and end.
+    struct trace_event_raw_softirq {
+        ent: trace_entry,
+        vec: u32,
+        __data: [i8; 0],
+    }
     /// Record of `sched_ext_event`.
     struct trace_event_raw_sched_ext_event {
         ent: trace_entry,

@@ -65,6 +65,18 @@ fn what_is_seen_is_what_the_report_counts() {
         (seen("nr_tick"), seen("nr_scx_tick")),
         (ticks.into(), ticks.into())
     );
+    // A timer ends each sleep and makes each tick.
+    let timers = i128::from(ticks) + wakeups - forks;
+    assert_eq!(
+        (seen("nr_timer_irq"), seen("nr_record_timer_irq")),
+        (timers, timers)
+    );
+    let ipis: u64 = outcome.cpus.iter().map(|cpu| cpu.ipis).sum();
+    assert!(ipis > 0);
+    assert_eq!(seen("nr_resched_irq"), ipis.into());
+    assert_eq!(seen("nr_softirq"), 0);
+    assert!(seen("nr_charged") >= seen("nr_tick"));
+    assert_eq!(seen("nr_record_charged"), seen("nr_charged"));
     // Every CPU is idle at first, and in the end those that are no more.
     assert!((0..=4).contains(&(seen("nr_idle_end") - seen("nr_idle_begin"))));
     assert_eq!(

@@ -1,6 +1,7 @@
 //! The simulator from outside: whole runs with schedulers written in Rust.
 
 mod chaos;
+mod moments;
 mod order;
 mod runs;
 mod schedulers;
