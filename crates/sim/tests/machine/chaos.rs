@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use harena_abi::{Cpu, DsqId, Tid, scx};
-use harena_scx::{CpuSet, Cx, Form, Insert, Op, OpsConfig, SchedOps};
+use harena_scx::{
+    CpuSet, Cx, Form, Insert, Moment, MomentKind, MomentSet, Op, OpsConfig, SchedOps,
+};
 
 use crate::swarm::Draw;
 
@@ -17,6 +19,8 @@ pub(crate) struct Chaos {
     nr_cpus: u32,
     /// Whether it may also do what the kernel answers with an error.
     reckless: bool,
+    /// Whether it looks on at every moment, and calls then what onlookers may.
+    looks_on: bool,
 }
 
 impl Chaos {
@@ -55,6 +59,7 @@ impl Chaos {
                 has,
             },
             reckless: draw.one_in(4),
+            looks_on: draw.one_in(2),
             draw,
             nr_cpus,
         }
@@ -94,6 +99,46 @@ impl Chaos {
             enq_flags: enq_flags | extra,
         };
         let _accepted = cx.core.kf_dsq_insert(cx.machine, Some(p), insert);
+    }
+
+    /// Whatever a program may call that looks on.
+    fn meddle(&mut self, cx: &mut Cx<'_>) {
+        let dsq = [FIFO, VTIME][self.draw.below(2) as usize];
+        let p = Tid::new(self.draw.below(40));
+        let number = u64::from(self.draw.below(2_000_000));
+        match self.draw.below(60) {
+            0 => self.kick(cx),
+            1 => {
+                let (core, mut env) = cx.with(self);
+                let _set = core.kf_task_set_slice(&mut env, p, number << 30);
+            }
+            2 => {
+                let _set = cx.core.kf_task_set_dsq_vtime(p, number);
+            }
+            3 => {
+                if let Ok(it) = cx.core.kf_iter_new(dsq, 0) {
+                    while let Some(found) = cx.core.kf_iter_next(it) {
+                        assert!(cx.core.task(found).is_some());
+                    }
+                    cx.core.kf_iter_destroy(it);
+                }
+            }
+            4 => {
+                let _first = cx.core.kf_dsq_peek(cx.machine, dsq);
+            }
+            5 => {
+                let _length = cx.core.kf_dsq_nr_queued(cx.machine, dsq);
+            }
+            6 => cx.core.kf_dsq_reenq(cx.machine, dsq, 0),
+            7 => {
+                let local = DsqId::new(scx::SCX_DSQ_LOCAL);
+                cx.core.kf_dsq_reenq(cx.machine, local, 0);
+            }
+            8 if self.reckless && self.draw.one_in(100) => {
+                cx.core.kf_destroy_dsq(cx.machine, dsq);
+            }
+            _ => {}
+        }
     }
 
     fn kick(&mut self, cx: &mut Cx<'_>) {
@@ -203,5 +248,18 @@ impl SchedOps for Chaos {
 
     fn timer(&mut self, cx: &mut Cx<'_>, _key: u64) {
         self.kick(cx);
+    }
+
+    fn traces(&self) -> MomentSet {
+        let kinds = MomentKind::ALL.iter().filter(|_| self.looks_on);
+        kinds.fold(MomentSet::NONE, |set, kind| set.with(*kind))
+    }
+
+    fn trace(&mut self, cx: &mut Cx<'_>, _moment: &Moment<'_>) {
+        // As a program that is not entered again while it runs.
+        if std::mem::take(&mut self.looks_on) {
+            self.meddle(cx);
+            self.looks_on = true;
+        }
     }
 }
