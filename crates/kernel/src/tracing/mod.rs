@@ -31,7 +31,7 @@ pub(crate) use helpers::{Frame, call_helper};
 pub use points::Attachment;
 pub(crate) use points::Point;
 pub(crate) use points::{FUNCTIONS, TRACEPOINTS, address_of};
-use points::{Style, TRAMPOLINE, When, point};
+use points::{Style, TRAMPOLINE, When, point, retargeted};
 
 /// An attached program, and how often it ran.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -110,7 +110,8 @@ impl Tracing {
         };
         let programs = object.programs.iter().zip(&loaded.programs);
         for (program, id) in programs.filter(|(program, _)| looks_on(program)) {
-            match point(&program.section, Some(form)) {
+            let section = retargeted(&program.name, &program.section, Some(form));
+            match point(section, Some(form)) {
                 Ok(point) => {
                     check_context(object, program, &point)?;
                     this.attach(program, *id, point);

@@ -216,8 +216,9 @@ impl Attachment {
         if let Some(ProgType::StructOps | ProgType::Syscall) = program.prog_type {
             return Self::NotTracing;
         }
-        match point(&program.section, form) {
-            Ok(point) => Self::Fires(describe(&program.section, point)),
+        let section = retargeted(&program.name, &program.section, form);
+        match point(section, form) {
+            Ok(point) => Self::Fires(describe(section, point)),
             Err(why) => Self::Never(why),
         }
     }
@@ -229,6 +230,15 @@ fn describe(section: &str, point: Point) -> String {
         Style::BtfTracepoint | Style::RawTracepoint | Style::Record => target.to_owned(),
         Style::Entry | Style::Probe => format!("{target} is called"),
         Style::Exit | Style::ReturnProbe => format!("{target} returns"),
+    }
+}
+
+/// The section that user space makes of a program's before it loads it: the probe that is in every
+/// object built with scx's library looks at registration, whatever the scheduler's form.
+pub(crate) fn retargeted<'a>(program: &str, section: &'a str, form: Option<Form>) -> &'a str {
+    match (program, section, form) {
+        ("scx_lib_init_probe", "fentry/bpf_scx_reg", Some(Form::Cid)) => "fentry/bpf_scx_reg_cid",
+        _ => section,
     }
 }
 
@@ -348,6 +358,18 @@ mod tests {
         assert_eq!((nr_args, Some(ip)), (3, address_of("try_to_wake_up")));
         assert!(matches!(at("fentry/scx_bpf_now"), When::Call(_)));
         assert!(matches!(at("fexit/scx_bpf_now"), When::Returned(_)));
+    }
+
+    #[test]
+    fn the_librarys_probe_looks_at_registration_in_both_forms() {
+        let of = |program, form| {
+            let section = retargeted(program, "fentry/bpf_scx_reg", Some(form));
+            point(section, Some(form)).map(|point| point.when)
+        };
+        let registration = Ok(When::At(MomentKind::EnterRegister));
+        assert_eq!(of("scx_lib_init_probe", Form::Cid), registration);
+        assert_eq!(of("scx_lib_init_probe", Form::Cpu), registration);
+        assert!(of("another", Form::Cid).is_err());
     }
 
     #[test]
