@@ -10,6 +10,7 @@ char _license[] SEC("license") = "GPL";
 u64 scx_bpf_now(void) __ksym;
 struct task_struct *bpf_task_acquire(struct task_struct *p) __ksym;
 
+static struct task_struct *(*const bpf_get_current_task_btf)(void) = (void *)158;
 static long (*const bpf_get_func_arg)(void *ctx, u32 n, u64 *value) = (void *)183;
 #endif
 
@@ -60,6 +61,18 @@ SEC("?fentry/bpf_scx_reg")
 int BPF_PROG(leaks_early)
 {
 	bpf_task_acquire((void *)bpf_task_from_pid(1));
+	return 0;
+}
+
+// And when the scheduler is leaving already: bypass begins when it comes and when it goes.
+SEC("?tp_btf/sched_ext_event")
+int BPF_PROG(leaks_late, const char *name, s64 delta)
+{
+	char text[16] = {};
+
+	bpf_probe_read_kernel_str(text, sizeof(text), name);
+	if (text[7] == 'B' && text[14] == 'A' && ++nr_seen == 2)
+		bpf_task_acquire(bpf_get_current_task_btf());
 	return 0;
 }
 

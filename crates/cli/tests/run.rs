@@ -511,6 +511,13 @@ fn one_that_misbehaves_ends_the_run_as_a_scheduler_error() {
         "{}",
         run.stderr
     );
+    // The exit is not its own: the scheduler was unregistered at the end.
+    let late = ["run", &of, "--attach", "leaks_late", "-d", "100ms"];
+    let run = harena(&late);
+    assert_eq!(run.code, 43);
+    assert!(run.stdout.contains("SCX_EXIT_UNREG"), "{}", run.stdout);
+    let said = "harena: scheduler `onlookers`: program `leaks_late`, insn";
+    assert!(run.stderr.starts_with(said), "{}", run.stderr);
     harena(&["run", &of, "--attach", "onlookers_enqueue"]).ends_saying(
         2,
         &format!(

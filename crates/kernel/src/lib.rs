@@ -8,7 +8,8 @@
 //!
 //! One table of types gives the layout of `task_struct` and its kin, the BTF that
 //! programs are linked against, and `vmlinux.h`; one table of kfuncs gives their
-//! prototypes, the contexts they are legal in, and what they do.
+//! prototypes, the contexts they are legal in, and what they do; two tables, of tracepoints and
+//! functions, say where programs can look on.
 #![forbid(unsafe_code)]
 
 mod access;

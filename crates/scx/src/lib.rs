@@ -12,7 +12,8 @@
 //! The core holds no clock, no queue of events and no memory of the guest. Everything
 //! it must ask for goes through [`Machine`]; everything a scheduler may read goes out
 //! through [`Image`]. Callbacks get the core back as `&mut`, so that a kfunc called
-//! inside one works on the same state.
+//! inside one works on the same state. Whoever only looks on is told moments
+//! ([`SchedOps::trace`]), whether a scheduler is attached or not.
 //!
 //! Not modelled yet: cgroup callbacks, hotplug, core scheduling, sub-schedulers and
 //! their capabilities, the RT and DL classes (a plain fair class stands for everything
