@@ -1,6 +1,7 @@
 //! What can be wrong with an object, and where.
 
 use crate::btf::{BtfError, LayoutError, PathError, TypeId};
+use crate::fields::FieldError;
 use std::fmt;
 
 /// An instruction of an object file, for messages.
@@ -138,8 +139,8 @@ pub enum MapProblem {
     Inner { field: String },
     #[error(transparent)]
     Layout(#[from] LayoutError),
-    #[error("has more than {max} locks, timers and kptrs in a value")]
-    TooManySpecialFields { max: usize },
+    #[error(transparent)]
+    Fields(#[from] FieldError),
     #[error("pinning is {value}, only 0 and 1 are known")]
     Pinning { value: u32 },
 }

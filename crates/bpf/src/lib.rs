@@ -43,6 +43,7 @@ pub mod code;
 mod core_reloc;
 mod elf;
 mod error;
+mod fields;
 pub mod isa;
 mod kernel;
 mod lines;
@@ -57,6 +58,7 @@ pub use error::{
     CoReError, GlobalError, InsnPlace, InsnProblem, LinkError, MapProblem, ParseError, PlainError,
     StructOpsProblem,
 };
+pub use fields::{FieldError, FieldSearch, Record, RecordError};
 pub use kernel::{KFUNC_ADDRESS_BASE, KconfigValue, KernelSymbols, KfuncRef, KsymVar};
 pub use lines::{LineTable, SourceLine};
 pub use linked::{
@@ -64,7 +66,8 @@ pub use linked::{
     StructOpsMember,
 };
 pub use map::{
-    Contents, InitialSlot, MapIndex, MapOrigin, MapType, ProgramIndex, SpecialField, SpecialKind,
+    Contained, Contents, InitialSlot, MapIndex, MapOrigin, MapType, ProgramIndex, SpecialField,
+    SpecialKind,
 };
 pub use object::{
     Autoload, Extern, ExternKind, GlobalInfo, GlobalValue, KconfigKind, Object, Program,

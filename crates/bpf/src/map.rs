@@ -163,7 +163,8 @@ impl Contents {
     }
 }
 
-/// What the kernel (and an engine) treats specially inside a map's value.
+/// What the kernel (and an engine) treats specially inside a map's value, or an object that a
+/// program allocates.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum SpecialKind {
     /// `struct bpf_spin_lock`
@@ -196,7 +197,7 @@ pub enum SpecialKind {
     Uptr,
 }
 
-/// A special field of a map's value.
+/// A special field of a map's value or of an object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SpecialField {
     /// What it is.
@@ -207,6 +208,17 @@ pub struct SpecialField {
     pub size: u32,
     /// For pointers, the type pointed to, in the object's BTF.
     pub target: Option<TypeId>,
+    /// For roots, what they hold, if they say so.
+    pub contains: Option<Contained>,
+}
+
+/// What a list or tree holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Contained {
+    /// The struct, in the object's BTF.
+    pub type_id: TypeId,
+    /// Bytes from its start to its node.
+    pub node_offset: u32,
 }
 
 /// What an entry of a map of maps or of a program array starts with.

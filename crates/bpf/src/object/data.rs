@@ -5,9 +5,9 @@
 
 use super::externs::{ExternKind, Externs};
 use super::struct_ops::StructOpsVar;
-use super::{Global, Input, ParsedMap, Role, Storage, blank_map, maps, next_index};
-use crate::btf::{Btf, Kind, Linkage, Type};
-use crate::elf::{Place, Section, SymbolKind};
+use super::{Global, Input, ParsedMap, Role, Storage, blank_map, next_index};
+use crate::btf::{Btf, Kind, Linkage, SecVar, Type};
+use crate::elf::{Place, Section, SectionNumber, SymbolKind};
 use crate::error::ParseError;
 use crate::map::{Contents, MapIndex, MapOrigin, MapType};
 use harena_abi::bpf::BPF_F_MMAPABLE;
@@ -42,6 +42,7 @@ pub(super) fn parse(
     maps: &mut Vec<ParsedMap>,
     arena: Option<MapIndex>,
 ) -> Result<(), ParseError> {
+    let symbols = symbol_offsets(input);
     for section in &input.elf.sections {
         if section.size == 0 || section.is_exec {
             continue;
@@ -56,7 +57,9 @@ pub(super) fn parse(
         } else if let Some(origin) = origin(section.name) {
             let index = next_index(maps);
             input.roles.insert(section.number, Role::Data(index));
-            maps.push(ParsedMap::internal(data_map(input, section, origin)?));
+            maps.push(ParsedMap::internal(data_map(
+                input, &symbols, section, origin,
+            )?));
         }
     }
     Ok(())
@@ -64,6 +67,7 @@ pub(super) fn parse(
 
 fn data_map(
     input: &mut Input<'_>,
+    symbols: &SymbolOffsets<'_>,
     section: &Section<'_>,
     origin: MapOrigin,
 ) -> Result<crate::linked::LinkedMap, ParseError> {
@@ -76,10 +80,12 @@ fn data_map(
     map.max_entries = 1;
     map.value_type = input.btf.find(section.name, Kind::DataSec);
     if let Some(value_type) = map.value_type {
-        let special = maps::special_fields(input.btf, value_type, &mut input.search_budget);
+        let (btf, number) = (input.btf, section.number);
+        let place = |var: &SecVar| variable_offset(btf, symbols, number, var);
+        let special = input.fields.fields_at(btf, value_type, &place);
         map.special_fields = special.map_err(|cause| ParseError::Map {
             map: section.name.to_owned(),
-            cause,
+            cause: cause.into(),
         })?;
     }
     if map.special_fields.is_empty() {
@@ -131,21 +137,11 @@ pub(super) fn globals(
         };
         let limit = maps.get(map.index()).map_or(0, |map| map.def.contents.len);
         for var in vars {
-            let Type::Var {
-                name,
-                type_id,
-                linkage,
-            } = input.btf.get(var.type_id)
-            else {
+            let Type::Var { name, type_id, .. } = input.btf.get(var.type_id) else {
                 continue;
             };
             let name = input.btf.str(*name);
-            // Compilers leave the offsets of visible variables to the symbol table.
-            let symbol = symbols.get(&(section.number, name));
-            let offset = match (linkage, symbol) {
-                (Linkage::Global | Linkage::Extern, Some(offset)) => *offset,
-                _ => u64::from(var.offset),
-            };
+            let offset = variable_offset(input.btf, &symbols, section.number, var);
             let size = variable_size(input.btf, var, name, section.name)?;
             if offset.checked_add(size).is_none_or(|end| end > limit) {
                 return Err(ParseError::Variable {
@@ -194,12 +190,7 @@ fn add_externs(globals: &mut BTreeMap<String, Global>, externs: &Externs) {
     }
 }
 
-fn variable_size(
-    btf: &Btf,
-    var: &crate::btf::SecVar,
-    name: &str,
-    section: &str,
-) -> Result<u64, ParseError> {
+fn variable_size(btf: &Btf, var: &SecVar, name: &str, section: &str) -> Result<u64, ParseError> {
     let size = btf
         .size_of(var.type_id)
         .map_err(|cause| ParseError::Variable {
@@ -211,7 +202,30 @@ fn variable_size(
     Ok(size.max(u64::from(var.size)))
 }
 
-fn symbol_offsets<'a>(input: &Input<'a>) -> BTreeMap<(crate::elf::SectionNumber, &'a str), u64> {
+/// Where named things lie in their sections.
+type SymbolOffsets<'a> = BTreeMap<(SectionNumber, &'a str), u64>;
+
+/// Where a variable lies in its section: compilers leave the offsets of visible ones to the symbol
+/// table.
+fn variable_offset(
+    btf: &Btf,
+    symbols: &SymbolOffsets<'_>,
+    section: SectionNumber,
+    var: &SecVar,
+) -> u64 {
+    if let Type::Var {
+        name,
+        linkage: Linkage::Global | Linkage::Extern,
+        ..
+    } = btf.get(var.type_id)
+        && let Some(offset) = symbols.get(&(section, btf.str(*name)))
+    {
+        return *offset;
+    }
+    u64::from(var.offset)
+}
+
+fn symbol_offsets<'a>(input: &Input<'a>) -> SymbolOffsets<'a> {
     let symbols = input.elf.symbols.iter();
     symbols
         .filter(|symbol| symbol.kind == SymbolKind::Other && !symbol.name.is_empty())

@@ -5,19 +5,12 @@
 //! length 0 whose relocations fill them. Mirrors libbpf's `parse_btf_map_def()`.
 
 use super::{Function, Input, ParsedMap, Program, Role, blank_map};
-use crate::btf::{Btf, Composite, Kind, LayoutError, Member, Type, TypeId};
+use crate::btf::{Btf, Composite, Kind, Member, Type, TypeId};
 use crate::elf::{Place, SymbolKind};
 use crate::error::{MapProblem, ParseError};
 use crate::linked::LinkedMap;
-use crate::map::{
-    InitialSlot, MapIndex, MapOrigin, MapType, ProgramIndex, SpecialField, SpecialKind,
-};
+use crate::map::{InitialSlot, MapIndex, MapOrigin, MapType, ProgramIndex};
 use std::collections::BTreeMap;
-
-/// Special fields in one value; the kernel takes 11 at most.
-const SPECIAL_MAX: usize = 64;
-/// Members and elements that are searched for special fields, in all maps of an object.
-pub(super) const SEARCH_MAX: u32 = 1 << 20;
 
 /// Whether a map definition stands on its own or inside another one.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -65,9 +58,8 @@ pub(super) fn parse(input: &mut Input<'_>) -> Result<Vec<ParsedMap>, ParseError>
         let mut inner = def.inner.take();
         for def in core::iter::once(&mut def).chain(inner.as_deref_mut()) {
             if let Some(value_type) = def.value_type {
-                def.special_fields =
-                    special_fields(input.btf, value_type, &mut input.search_budget)
-                        .map_err(fail)?;
+                let fields = input.fields.fields(input.btf, value_type);
+                def.special_fields = fields.map_err(|cause| fail(cause.into()))?;
             }
         }
         def.inner = inner;
@@ -340,133 +332,4 @@ pub(super) fn attach_values(
         }
     }
     Ok(())
-}
-
-/// Timers, locks, kptrs… in a value of this type, by offset.
-///
-/// `budget` counts steps; it is shared by all maps of an object.
-pub(super) fn special_fields(
-    btf: &Btf,
-    value: TypeId,
-    budget: &mut u32,
-) -> Result<Vec<SpecialField>, MapProblem> {
-    let mut search = SpecialSearch {
-        btf,
-        budget: *budget,
-        found: Vec::new(),
-    };
-    search.walk(value, 0, 16);
-    *budget = search.budget;
-    if *budget == 0 {
-        return Err(LayoutError::Unbounded { id: value }.into());
-    }
-    if search.found.len() > SPECIAL_MAX {
-        return Err(MapProblem::TooManySpecialFields { max: SPECIAL_MAX });
-    }
-    search.found.sort_by_key(|field| field.offset);
-    Ok(search.found)
-}
-
-struct SpecialSearch<'a> {
-    btf: &'a Btf,
-    budget: u32,
-    found: Vec<SpecialField>,
-}
-
-impl SpecialSearch<'_> {
-    /// Gives up silently where types are broken: whatever needs their size will say so.
-    fn walk(&mut self, id: TypeId, offset: u64, depth: u32) {
-        let Some((budget, depth)) = self.budget.checked_sub(1).zip(depth.checked_sub(1)) else {
-            return;
-        };
-        self.budget = budget;
-        let Ok(resolved) = self.btf.resolve(id) else {
-            return;
-        };
-        match self.btf.get(resolved) {
-            Type::Struct(c) => {
-                if let Some(kind) = special_struct(self.btf.str(c.name)) {
-                    self.add(kind, offset, u64::from(c.size), None);
-                    return;
-                }
-                self.members(c, offset, depth);
-            }
-            Type::Union(c) => self.members(c, offset, depth),
-            Type::DataSec { vars, .. } => {
-                for var in vars {
-                    let at = offset.saturating_add(u64::from(var.offset));
-                    if let Type::Var { type_id, .. } = self.btf.get(var.type_id) {
-                        self.walk(*type_id, at, depth);
-                    }
-                }
-            }
-            Type::Array { element, len, .. } => {
-                let Ok(size) = self.btf.size_of(*element) else {
-                    return;
-                };
-                let before = self.found.len();
-                for index in 0..u64::from(*len) {
-                    let at = offset.saturating_add(size.saturating_mul(index));
-                    self.walk(*element, at, depth);
-                    // Elements are alike: none in the first means none in all.
-                    if self.found.len() == before || self.found.len() > SPECIAL_MAX {
-                        return;
-                    }
-                }
-            }
-            Type::Ptr { target } => {
-                if let Type::TypeTag { name, target, .. } = self.btf.get(*target)
-                    && let Some(kind) = special_tag(self.btf.str(*name))
-                {
-                    self.add(kind, offset, 8, Some(*target));
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn members(&mut self, composite: &Composite, offset: u64, depth: u32) {
-        for member in &composite.members {
-            let at = offset.saturating_add(u64::from(member.bit_offset) / 8);
-            self.walk(member.type_id, at, depth);
-        }
-    }
-
-    fn add(&mut self, kind: SpecialKind, offset: u64, size: u64, target: Option<TypeId>) {
-        let (Ok(offset), Ok(size)) = (u32::try_from(offset), u32::try_from(size)) else {
-            return;
-        };
-        self.found.push(SpecialField {
-            kind,
-            offset,
-            size,
-            target,
-        });
-    }
-}
-
-fn special_struct(name: &str) -> Option<SpecialKind> {
-    Some(match name {
-        "bpf_spin_lock" => SpecialKind::SpinLock,
-        "bpf_res_spin_lock" => SpecialKind::ResSpinLock,
-        "bpf_timer" => SpecialKind::Timer,
-        "bpf_wq" => SpecialKind::Wq,
-        "bpf_task_work" => SpecialKind::TaskWork,
-        "bpf_list_head" => SpecialKind::ListHead,
-        "bpf_list_node" => SpecialKind::ListNode,
-        "bpf_rb_root" => SpecialKind::RbRoot,
-        "bpf_rb_node" => SpecialKind::RbNode,
-        "bpf_refcount" => SpecialKind::Refcount,
-        _ => return None,
-    })
-}
-
-fn special_tag(name: &str) -> Option<SpecialKind> {
-    Some(match name {
-        "kptr_untrusted" => SpecialKind::KptrUntrusted,
-        "kptr" => SpecialKind::KptrRef,
-        "percpu_kptr" => SpecialKind::KptrPercpu,
-        "uptr" => SpecialKind::Uptr,
-        _ => return None,
-    })
 }

@@ -28,6 +28,7 @@ use crate::btf::ext::BtfExt;
 use crate::btf::{Btf, TypeId};
 use crate::elf::{Elf, SectionNumber};
 use crate::error::ParseError;
+use crate::fields::FieldSearch;
 use crate::linked::LinkedMap;
 use crate::map::{MapIndex, MapOrigin};
 use crate::section::ProgType;
@@ -127,8 +128,8 @@ pub(crate) struct Input<'a> {
     pub(crate) elf: &'a Elf<'a>,
     pub(crate) btf: &'a Btf,
     pub(crate) roles: BTreeMap<SectionNumber, Role>,
-    /// Steps left for finding special fields of map values.
-    pub(crate) search_budget: u32,
+    /// Finds special fields of map values.
+    pub(crate) fields: FieldSearch,
 }
 
 impl Object {
@@ -143,7 +144,7 @@ impl Object {
             elf: &elf,
             btf: &btf,
             roles: BTreeMap::new(),
-            search_budget: maps::SEARCH_MAX,
+            fields: FieldSearch::new(&btf),
         };
         let mut maps = maps::parse(&mut input)?;
         let arena = only_arena(&maps)?;

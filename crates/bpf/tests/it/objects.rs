@@ -42,6 +42,10 @@ fn describe(object: &Object) -> String {
                 f.kind, f.offset, f.size
             )
             .unwrap();
+            if let Some(held) = f.contains {
+                let name = btf.c_type(held.type_id);
+                writeln!(out, "    holds {name} by their byte {}", held.node_offset).unwrap();
+            }
         }
         if let Some(inner) = &m.inner {
             writeln!(
