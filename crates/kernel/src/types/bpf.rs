@@ -35,6 +35,26 @@ ctypes! {
     struct bpf_res_spin_lock {
         val: u32,
     }
+    /// The root of a red-black tree of objects, in a map value or an object.
+    struct bpf_rb_root {
+        __opaque: [u64; 2],
+    }
+    /// What puts an object into a red-black tree.
+    struct bpf_rb_node {
+        __opaque: [u64; 4],
+    }
+    /// A list of objects, in a map value or an object.
+    struct bpf_list_head {
+        __opaque: [u64; 2],
+    }
+    /// What puts an object into a list.
+    struct bpf_list_node {
+        __opaque: [u64; 3],
+    }
+    /// How many own an object.
+    struct bpf_refcount {
+        __opaque: [u32; 1],
+    }
     /// What every map has; behind an arena map's address.
     struct bpf_map {
         map_type: u32,

@@ -1,8 +1,9 @@
 //! C prototypes as text: how the kfunc and ops tables say their types.
 //!
 //! A prototype is read as C reads it, from a small grammar: `[const] base *… name`, where
-//! a base is `void`, a kernel integer name, `char`, `bool`, `struct x` or `enum x`. The
-//! tables are ours, so a malformed one is a bug and asserts; a test reads them all.
+//! a base is `void`, a kernel integer name, `char`, `bool`, `struct x` or `enum x`; a parameter
+//! may point to a function, `ret (*name)(args)`. The tables are ours, so a malformed one is a bug
+//! and asserts; a test reads them all.
 
 use super::ctype::{IntDesc, IntKind, TypeDesc};
 
@@ -33,11 +34,25 @@ impl Proto {
         let args = args.trim();
         let args = match args {
             "" | "void" => Vec::new(),
-            list => list.split(',').map(declaration).collect(),
+            list => parameters(list).into_iter().map(declaration).collect(),
         };
         let ret = Box::new(ret);
         (name, Self { ret, args })
     }
+}
+
+/// The declarations in a list of parameters, of which a function pointer's has a list of its own.
+fn parameters(list: &str) -> Vec<&str> {
+    let mut depth = 0;
+    list.split(|char| {
+        match char {
+            '(' => depth += 1,
+            ')' => depth -= 1,
+            _ => {}
+        }
+        char == ',' && depth == 0
+    })
+    .collect()
 }
 
 /// The type of a pointer to a function of this prototype.
@@ -46,12 +61,16 @@ pub fn fn_ptr(text: &str) -> TypeDesc {
     TypeDesc::Ptr(Box::new(TypeDesc::Fn(Proto::parse(text).1)))
 }
 
-/// `const struct cpumask *m` to its name (empty if absent) and type.
+/// `const struct cpumask *m` or `bool (*less)(int a)` to its name (empty if absent) and type.
 ///
 /// # Panics
 /// If the text is not a declaration: tables are part of this crate.
 #[must_use]
 pub fn declaration(text: &str) -> (String, TypeDesc) {
+    if let Some((ret, rest)) = text.split_once("(*") {
+        let (name, args) = rest.split_once(')').expect("a function pointer has a name");
+        return (name.trim().to_owned(), fn_ptr(&format!("{ret}{args}")));
+    }
     let spaced = text.replace('*', " * ");
     let mut words = spaced.split_whitespace().peekable();
     let is_const = words.next_if_eq(&"const").is_some();
@@ -114,6 +133,14 @@ mod tests {
         assert_eq!(proto.args[0].1, TypeDesc::Ptr(Box::new(mask)));
         assert_eq!(proto.args[1].0, "flags");
         assert_eq!(*proto.ret, TypeDesc::Int(integer("s32")));
+    }
+
+    #[test]
+    fn a_parameter_may_point_to_a_function() {
+        let (_, proto) = Proto::parse("int f(bool (*less)(u32 a, const struct x *b), u64 off)");
+        let names: Vec<_> = proto.args.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["less", "off"]);
+        assert_eq!(proto.args[0].1, fn_ptr("bool (u32 a, const struct x *b)"));
     }
 
     #[test]
