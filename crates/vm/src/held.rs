@@ -22,6 +22,7 @@ use thiserror::Error;
 use crate::error::{Abort, AbortCause, Place};
 use crate::host::{Call, Host, Sleepable};
 use crate::maps::{Commit, Map};
+use crate::owned::{Home, LocalType};
 use crate::program::ProgId;
 use crate::vm::Vm;
 
@@ -33,6 +34,10 @@ const GONE_MAX: usize = 16;
 pub enum Object {
     /// A counted reference to a kernel object of this type.
     Reference(&'static str),
+    /// An object that the program allocated.
+    Local,
+    /// The same, with a copy per CPU.
+    LocalPercpu,
     /// A reference of any type, taken out of a map.
     Kptr,
     /// A reserved record of a ring buffer.
@@ -68,13 +73,18 @@ impl Object {
     }
 
     const fn is_reference(self) -> bool {
-        matches!(self, Self::Reference(_) | Self::Kptr)
+        matches!(
+            self,
+            Self::Reference(_) | Self::Kptr | Self::Local | Self::LocalPercpu
+        )
     }
 
     /// What one does first and last with it.
     const fn verbs(self) -> (&'static str, &'static str) {
         match self {
-            Self::Reference(_) | Self::Kptr => ("acquired", "released"),
+            Self::Reference(_) | Self::Kptr | Self::Local | Self::LocalPercpu => {
+                ("acquired", "released")
+            }
             Self::Record => ("reserved", "submitted or discarded"),
             Self::SpinLock | Self::ResLock | Self::ResLockIrq => ("locked", "unlocked"),
             Self::Rcu | Self::Preempt | Self::Irq => ("entered", "left"),
@@ -87,6 +97,8 @@ impl fmt::Display for Object {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Reference(name) | Self::Iterator(name) => name,
+            Self::Local => "object",
+            Self::LocalPercpu => "per-CPU object",
             Self::Kptr => "kptr",
             Self::Record => "ring buffer record",
             Self::SpinLock => "bpf_spin_lock",
@@ -162,6 +174,8 @@ impl Rules {
 pub struct Holding {
     /// What it is.
     pub object: Object,
+    /// For an object of a program's own type, that type's name.
+    pub type_name: Option<String>,
     /// The reference, or where the lock, iterator or irq flags lie.
     pub addr: u64,
     /// The function that acquired it (or released it, if it is gone).
@@ -175,6 +189,8 @@ fn name(object: Object, addr: u64) -> String {
     match object {
         Object::Rcu | Object::Preempt => object.to_string(),
         Object::Reference(_)
+        | Object::Local
+        | Object::LocalPercpu
         | Object::Kptr
         | Object::Record
         | Object::SpinLock
@@ -187,7 +203,11 @@ fn name(object: Object, addr: u64) -> String {
 
 impl Holding {
     fn name(&self) -> String {
-        name(self.object, self.addr)
+        let name = name(self.object, self.addr);
+        match &self.type_name {
+            Some(own) => format!("{own} {name}"),
+            None => name,
+        }
     }
 
     /// With where it was acquired.
@@ -256,6 +276,14 @@ pub enum Misuse {
         /// Where it was given back, if it was held in this run.
         gone: Option<Box<Holding>>,
     },
+    /// Given back in a callback, though it was acquired outside.
+    #[error("`{function}`: not the callback's own is {held}")]
+    NotOwn {
+        /// The function called.
+        function: &'static str,
+        /// What is held.
+        held: Box<Holding>,
+    },
     /// Acquired while it is held.
     #[error("`{function}`: already held is {held}")]
     AlreadyHeld {
@@ -319,6 +347,8 @@ fn gone_text(gone: &Option<Box<Holding>>) -> String {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Held {
     object: Object,
+    /// Of an object, as it may be gone when it is named.
+    ty: Option<LocalType>,
     addr: u64,
     /// Where the irq flags of a lock lie.
     flags: u64,
@@ -333,6 +363,9 @@ impl Held {
             Object::Reference(_) => self.object == object || self.object == Object::Kptr,
             // A counter: every entry is like any other.
             Object::Rcu | Object::Preempt => return self.object == object,
+            Object::Local | Object::LocalPercpu => {
+                self.object == object || self.object == Object::Kptr
+            }
             Object::Kptr => self.object.is_reference(),
             Object::Record
             | Object::SpinLock
@@ -350,6 +383,8 @@ impl Held {
             Object::Irq => Some(self.addr),
             Object::ResLockIrq => Some(self.flags),
             Object::Reference(_)
+            | Object::Local
+            | Object::LocalPercpu
             | Object::Kptr
             | Object::Record
             | Object::SpinLock
@@ -363,6 +398,7 @@ impl Held {
     fn describe(&self, vm: &Vm) -> Box<Holding> {
         Box::new(Holding {
             object: self.object,
+            type_name: self.ty.map(|ty| vm.types.name(ty).to_owned()),
             addr: self.addr,
             by: self.by,
             place: vm.program(self.prog).place(self.pc),
@@ -380,11 +416,23 @@ pub(crate) struct Watched {
 }
 
 impl Watched {
+    /// A call whose body keeps the books itself.
+    fn of(function: &'static str) -> Self {
+        Self {
+            function,
+            rules: Rules::PLAIN,
+            sleepable: Sleepable::No,
+            args: [0; 5],
+        }
+    }
+
     fn entry(&self, vm: &Vm, object: Object, addr: u64) -> Held {
         let run = vm.runs.last().expect("a call belongs to a run");
         let frame = vm.frames.last().expect("a call belongs to a frame");
+        let own = vm.objects.get(KernAddr::new(addr));
         Held {
             object,
+            ty: own.filter(|_| object.is_reference()).map(|own| own.ty),
             addr,
             flags: self.args[1],
             by: self.function,
@@ -461,6 +509,8 @@ fn judge_begin(vm: &Vm, call: &Watched, object: Object) -> Result<(), Misuse> {
         Object::ResLockIrq => held.irq_flags() == Some(second),
         // These nest, or say themselves that they cannot.
         Object::Reference(_)
+        | Object::Local
+        | Object::LocalPercpu
         | Object::Kptr
         | Object::Record
         | Object::ResLock
@@ -516,6 +566,12 @@ fn find(vm: &Vm, object: Object, addr: u64) -> Option<usize> {
 }
 
 fn not_held(vm: &Vm, function: &'static str, object: Object, addr: u64) -> Misuse {
+    let run = vm.runs.last().expect("a call belongs to a run");
+    let outer = &vm.held[run.first_held..run.held_floor];
+    if let Some(held) = outer.iter().rev().find(|held| held.is(object, addr)) {
+        let held = held.describe(vm);
+        return Misuse::NotOwn { function, held };
+    }
     let gone = vm.gone.iter().rev().find(|gone| gone.is(object, addr));
     Misuse::NotHeld {
         function,
@@ -549,6 +605,12 @@ fn note(vm: &mut Vm, call: &Watched, ret: u64) {
 
 fn note_result(vm: &mut Vm, call: &Watched, object: Object, ret: u64) {
     if ret != 0 {
+        let own = vm.objects.get(KernAddr::new(ret));
+        let object = match own.map(|own| own.home) {
+            Some(Home::Kernel) if object == Object::Kptr => Object::Local,
+            Some(Home::PerCpu) if object == Object::Kptr => Object::LocalPercpu,
+            _ => object,
+        };
         let entry = call.entry(vm, object, ret);
         vm.held.push(entry);
     }
@@ -559,12 +621,61 @@ fn note_end(vm: &mut Vm, call: &Watched, object: Object, addr: u64) {
     let Some(at) = find(vm, object, addr) else {
         return;
     };
-    let object = vm.held.remove(at).object;
+    let held = vm.held.remove(at);
     if vm.gone.len() == GONE_MAX {
         vm.gone.remove(0);
     }
-    let entry = call.entry(vm, object, addr);
+    let entry = Held {
+        ty: held.ty,
+        ..call.entry(vm, held.object, addr)
+    };
     vm.gone.push(entry);
+}
+
+/// Refuses unless the innermost run or callback owns the object.
+pub(crate) fn check_owned(vm: &Vm, function: &'static str, at: KernAddr) -> Result<(), Abort> {
+    match find(vm, Object::Local, at.raw()) {
+        Some(_) => Ok(()),
+        None => {
+            let misuse = not_held(vm, function, Object::Local, at.raw());
+            Err(vm.abort_here(AbortCause::Misuse(misuse)))
+        }
+    }
+}
+
+/// What the innermost run acquired last as this reference.
+pub(crate) fn reference(vm: &Vm, addr: u64) -> Option<Object> {
+    let at = find(vm, Object::Kptr, addr)?;
+    Some(vm.held[at].object)
+}
+
+/// The object is somebody else's now.
+pub(crate) fn give_up(vm: &mut Vm, function: &'static str, at: KernAddr) {
+    note_end(vm, &Watched::of(function), Object::Local, at.raw());
+}
+
+/// The object is the run's now.
+pub(crate) fn acquire(vm: &mut Vm, function: &'static str, at: KernAddr) {
+    note_result(vm, &Watched::of(function), Object::Local, at.raw());
+}
+
+/// Refuses unless the innermost run holds a lock of this kind there.
+pub(crate) fn check_locked(
+    vm: &Vm,
+    function: &'static str,
+    kind: Object,
+    at: KernAddr,
+) -> Result<(), Abort> {
+    let run = vm.runs.last().expect("a call belongs to a run");
+    let own = &vm.held[run.first_held..];
+    if own
+        .iter()
+        .any(|held| held.object.is_lock() && held.addr == at.raw())
+    {
+        return Ok(());
+    }
+    let misuse = not_held(vm, function, kind, at.raw());
+    Err(vm.abort_here(AbortCause::Misuse(misuse)))
 }
 
 /// Whether the innermost run may not sleep because of what it holds.
@@ -659,6 +770,8 @@ fn give_back(vm: &mut Vm, host: &mut dyn Host, held: &Held) {
             let _gone = rings.any(|ring| ring.commit(addr, Commit::Discard).is_ok());
         }
         Object::Rcu | Object::Preempt | Object::Irq => {}
+        Object::Local | Object::LocalPercpu => vm.drop_object(addr, host),
+        Object::Kptr if vm.objects.get(addr).is_some() => vm.drop_object(addr, host),
         Object::Reference(_) | Object::Kptr | Object::Iterator(_) => {
             let mut call = Call {
                 vm,

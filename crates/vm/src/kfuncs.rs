@@ -1,7 +1,8 @@
 //! Kfuncs: the engine's own, and the way to the host's.
 //!
 //! The engine provides what needs nothing but memory and the running program: arena
-//! pages, number iterators, streams, RCU and preemption marks, resilient locks.
+//! pages, number iterators, streams, RCU and preemption marks, resilient locks, objects of a
+//! program's own types with their lists and trees.
 
 use std::sync::Arc;
 
@@ -16,6 +17,8 @@ use crate::host::{Call, ContextSet, Host, KfuncArg, KfuncDesc, Sleepable};
 use crate::program::{ProgId, Program};
 use crate::vm::Vm;
 
+mod graph;
+mod objects;
 mod slab;
 
 /// First number of the engine's own kfuncs; a host's lie below.
@@ -56,6 +59,10 @@ macro_rules! generic_kfuncs {
 }
 
 const ITER_NUM: Object = Object::Iterator("bpf_iter_num");
+const NEW: Rules = Rules::of(Effect::Result(Object::Local));
+const DROP: Rules = Rules::of(Effect::End(Object::Local));
+/// What they do to what a run holds depends on the nodes.
+const GRAPH: Rules = Rules::PLAIN.under_lock();
 
 generic_kfuncs! {
     bpf_arena_alloc_pages arena_alloc_pages,
@@ -109,6 +116,77 @@ generic_kfuncs! {
     bpf_cast_to_kern_ctx same, "void *bpf_cast_to_kern_ctx(void *obj)";
     bpf_rdonly_cast same, "void *bpf_rdonly_cast(const void *obj__ign, u32 btf_id__k)";
     bpf_throw throw, "void bpf_throw(u64 cookie)";
+    bpf_obj_new objects::new, "void *bpf_obj_new(u64 local_type_id__k)", NEW;
+    bpf_obj_new_impl objects::new,
+        "void *bpf_obj_new_impl(u64 local_type_id__k, void *meta__ign)", NEW;
+    bpf_obj_drop objects::drop, "void bpf_obj_drop(void *p__alloc)", DROP;
+    bpf_obj_drop_impl objects::drop,
+        "void bpf_obj_drop_impl(void *p__alloc, void *meta__ign)", DROP;
+    bpf_percpu_obj_new objects::new_percpu, "void *bpf_percpu_obj_new(u64 local_type_id__k)",
+        Rules::of(Effect::Result(Object::LocalPercpu));
+    bpf_percpu_obj_new_impl objects::new_percpu,
+        "void *bpf_percpu_obj_new_impl(u64 local_type_id__k, void *meta__ign)",
+        Rules::of(Effect::Result(Object::LocalPercpu));
+    bpf_percpu_obj_drop objects::drop, "void bpf_percpu_obj_drop(void *p__alloc)",
+        Rules::of(Effect::End(Object::LocalPercpu));
+    bpf_percpu_obj_drop_impl objects::drop,
+        "void bpf_percpu_obj_drop_impl(void *p__alloc, void *meta__ign)",
+        Rules::of(Effect::End(Object::LocalPercpu));
+    bpf_refcount_acquire objects::refcount_acquire,
+        "void *bpf_refcount_acquire(void *p__refcounted_kptr)", NEW.under_lock();
+    bpf_refcount_acquire_impl objects::refcount_acquire,
+        "void *bpf_refcount_acquire_impl(void *p__refcounted_kptr, void *meta__ign)",
+        NEW.under_lock();
+    bpf_list_push_front graph::push_front,
+        "int bpf_list_push_front(struct bpf_list_head *head, struct bpf_list_node *node)", GRAPH;
+    bpf_list_push_front_impl graph::push_front,
+        "int bpf_list_push_front_impl(struct bpf_list_head *head, struct bpf_list_node *node, void *meta__ign, u64 off)",
+        GRAPH;
+    bpf_list_push_back graph::push_back,
+        "int bpf_list_push_back(struct bpf_list_head *head, struct bpf_list_node *node)", GRAPH;
+    bpf_list_push_back_impl graph::push_back,
+        "int bpf_list_push_back_impl(struct bpf_list_head *head, struct bpf_list_node *node, void *meta__ign, u64 off)",
+        GRAPH;
+    bpf_list_pop_front graph::pop_front,
+        "struct bpf_list_node *bpf_list_pop_front(struct bpf_list_head *head)", GRAPH;
+    bpf_list_pop_back graph::pop_back,
+        "struct bpf_list_node *bpf_list_pop_back(struct bpf_list_head *head)", GRAPH;
+    bpf_list_front graph::front,
+        "struct bpf_list_node *bpf_list_front(struct bpf_list_head *head)", GRAPH;
+    bpf_list_back graph::back,
+        "struct bpf_list_node *bpf_list_back(struct bpf_list_head *head)", GRAPH;
+    bpf_list_add graph::insert,
+        "int bpf_list_add(struct bpf_list_head *head, struct bpf_list_node *new, struct bpf_list_node *prev__nonown_allowed)",
+        GRAPH;
+    bpf_list_del graph::del,
+        "struct bpf_list_node *bpf_list_del(struct bpf_list_head *head, struct bpf_list_node *node__nonown_allowed)",
+        GRAPH;
+    bpf_list_empty graph::is_empty, "bool bpf_list_empty(struct bpf_list_head *head)", GRAPH;
+    bpf_list_is_first graph::is_first,
+        "bool bpf_list_is_first(struct bpf_list_head *head, struct bpf_list_node *node__nonown_allowed)",
+        GRAPH;
+    bpf_list_is_last graph::is_last,
+        "bool bpf_list_is_last(struct bpf_list_head *head, struct bpf_list_node *node__nonown_allowed)",
+        GRAPH;
+    bpf_rbtree_add graph::add,
+        "int bpf_rbtree_add(struct bpf_rb_root *root, struct bpf_rb_node *node, bool (*less)(struct bpf_rb_node *a, const struct bpf_rb_node *b))",
+        GRAPH;
+    bpf_rbtree_add_impl graph::add,
+        "int bpf_rbtree_add_impl(struct bpf_rb_root *root, struct bpf_rb_node *node, bool (*less)(struct bpf_rb_node *a, const struct bpf_rb_node *b), void *meta__ign, u64 off)",
+        GRAPH;
+    bpf_rbtree_remove graph::remove,
+        "struct bpf_rb_node *bpf_rbtree_remove(struct bpf_rb_root *root, struct bpf_rb_node *node)",
+        GRAPH;
+    bpf_rbtree_first graph::first,
+        "struct bpf_rb_node *bpf_rbtree_first(struct bpf_rb_root *root)", GRAPH;
+    bpf_rbtree_root graph::top,
+        "struct bpf_rb_node *bpf_rbtree_root(struct bpf_rb_root *root)", GRAPH;
+    bpf_rbtree_left graph::left,
+        "struct bpf_rb_node *bpf_rbtree_left(struct bpf_rb_root *root, struct bpf_rb_node *node)",
+        GRAPH;
+    bpf_rbtree_right graph::right,
+        "struct bpf_rb_node *bpf_rbtree_right(struct bpf_rb_root *root, struct bpf_rb_node *node)",
+        GRAPH;
 }
 
 /// The kfuncs that the engine provides itself.

@@ -43,6 +43,7 @@ mod map_api;
 mod maps;
 #[expect(unsafe_code, reason = "the door to guest memory")]
 mod mem;
+mod owned;
 mod program;
 mod region;
 mod report;

@@ -19,6 +19,7 @@ use crate::host::{KfuncArg, KfuncDesc};
 use crate::layout::{MAP_OBJECT_STRIDE, Region, TEXT_BASE, TEXT_SHIFT};
 use crate::maps::{self, Map, MapId, MapKind, Storage, UpdateFlags};
 use crate::mem::GuestMem;
+use crate::owned::BtfId;
 use crate::program::{Engine, Executable, ProgArena, ProgId, Program, line_text};
 use crate::struct_ops::{StructOpsId, StructOpsMap};
 use crate::vm::{Loaded, Streams, Vm};
@@ -38,9 +39,10 @@ pub(crate) fn load(
     kfuncs: &[KfuncDesc],
 ) -> Result<Loaded, VmLoadError> {
     let mut loaded = Loaded::default();
+    let btf = vm.types.add(&object.btf);
     for spec in &object.maps {
         let id = MapId(u32::try_from(vm.maps.len()).expect("bounded by guest memory"));
-        let map = maps::create(&vm.mem, id, spec, &vm.config)?;
+        let map = maps::create(&vm.mem, (id, btf), spec, &vm.config)?;
         // Last, as an object without its map would shift those of all later maps.
         let object = vm
             .mem
@@ -50,6 +52,9 @@ pub(crate) fn load(
             id.object(),
             "map objects lie in the order of map numbers"
         );
+        if map.owns_things() {
+            vm.owning_maps.push(id);
+        }
         vm.maps.push(map);
         loaded.maps.push(id);
     }
@@ -61,7 +66,7 @@ pub(crate) fn load(
     let mut programs = Vec::with_capacity(object.programs.len());
     for linked in &object.programs {
         let number = vm.programs.len() + programs.len();
-        let mut program = load_program(vm, number, linked, &loaded, &kfuncs)?;
+        let mut program = load_program(vm, (number, btf), linked, &loaded, &kfuncs)?;
         program.proto = member_type(object, programs.len());
         claim_arrays(vm, linked, &program, &loaded)?;
         programs.push(program);
@@ -157,7 +162,7 @@ fn fill_slots(vm: &mut Vm, object: &LinkedObject, loaded: &Loaded) -> Result<(),
 
 fn load_program(
     vm: &Vm,
-    number: usize,
+    (number, btf): (usize, BtfId),
     linked: &LinkedProgram,
     loaded: &Loaded,
     kfuncs: &BTreeMap<u32, KfuncDesc>,
@@ -181,6 +186,7 @@ fn load_program(
         linked,
         id,
         callx: vm.config.callx,
+        btf,
         arena: None,
         called: Vec::new(),
     };
@@ -209,6 +215,7 @@ struct ProgramLoader<'a> {
     linked: &'a LinkedProgram,
     id: ProgId,
     callx: bool,
+    btf: BtfId,
     arena: Option<MapId>,
     called: Vec<KfuncDesc>,
 }
@@ -262,6 +269,7 @@ impl ProgramLoader<'_> {
             },
             len,
             arena: self.arena(),
+            btf: self.btf,
             proto: None,
             kfuncs: std::mem::take(&mut self.called),
             executable: Executable {

@@ -43,7 +43,8 @@ impl Vm {
         (key.len() == map.key_len()).then(|| map.lookup(key, cpu))?
     }
 
-    /// Sets the value of a key; on a per-CPU map that of the current CPU.
+    /// Sets the value of a key; on a per-CPU map that of the current CPU. What the kernel's fields
+    /// in the old value own is dropped, as if it were another element.
     pub fn map_update(
         &mut self,
         map: MapId,
@@ -56,21 +57,65 @@ impl Vm {
         if key.len() != found.key_len() || value.len() != found.spec.value_size as usize {
             return Err(Errno::EINVAL);
         }
-        let size = found.block_size();
-        let evicted = found.update(&self.mem, key, value, flags, host.cpu())?;
-        if let Some(gone) = evicted {
-            self.cancel_timers(gone, size, host);
+        let victim = found.victim(key, flags);
+        if let Some(oldest) = victim {
+            self.map_delete(map, &oldest, host)?;
+        }
+        let cpu = host.cpu();
+        let found = &mut self.maps[map.index()];
+        found.update(&self.mem, key, value, flags, cpu)?;
+        if !found.spec.special_fields.is_empty()
+            && let Some(at) = found.lookup(key, cpu)
+        {
+            let fields = found.spec.special_fields.clone();
+            self.free_fields(&fields, at, host);
         }
         Ok(())
     }
 
-    /// Removes a key; timers in its value are cancelled.
+    /// Removes a key; what its value owns is dropped, and timers in it are cancelled.
     pub fn map_delete(&mut self, map: MapId, key: &[u8], host: &mut dyn Host) -> Result<(), Errno> {
         let found = &mut self.maps[map.index()];
         let size = found.block_size();
-        let gone = found.delete(&self.mem, key)?;
-        self.cancel_timers(gone, size, host);
+        if let Some(block) = found.delete(key)? {
+            self.free_block(map, block, host);
+            self.cancel_timers(block, size, host);
+            self.mem.free(Region::Maps, block, size, 8);
+        }
         Ok(())
+    }
+
+    /// Drops what the values of all maps own, as when nobody uses the maps any more.
+    pub fn free_map_fields(&mut self, host: &mut dyn Host) {
+        for index in 0..self.maps.len() {
+            let map = &self.maps[index];
+            let id = map.id;
+            if map.spec.special_fields.is_empty() {
+                continue;
+            }
+            let mut next = map.next_key(None);
+            while let Some(key) = next {
+                let map = &mut self.maps[index];
+                let block = map.lookup(&key, Cpu::new(0));
+                next = map.next_key(Some(&key));
+                if let Some(block) = block {
+                    self.free_block(id, block, host);
+                }
+            }
+        }
+        self.objects.free_dying(&self.mem, self.config.nr_cpus);
+    }
+
+    /// Drops what all copies of a value own.
+    fn free_block(&mut self, map: MapId, block: KernAddr, host: &mut dyn Host) {
+        let map = &self.maps[map.index()];
+        if map.spec.special_fields.is_empty() {
+            return;
+        }
+        let fields = map.spec.special_fields.clone();
+        for copy in map.copies(block) {
+            self.free_fields(&fields, copy, host);
+        }
     }
 
     /// Every key, in the order programs walk them.
@@ -196,7 +241,7 @@ impl Vm {
         self.cancel_timers(Region::Maps.start(), u64::MAX, host);
     }
 
-    fn cancel_timers(&mut self, start: KernAddr, len: u64, host: &mut dyn Host) {
+    pub(crate) fn cancel_timers(&mut self, start: KernAddr, len: u64, host: &mut dyn Host) {
         for timer in self.timers.remove_range(start, len) {
             host.timer_cancel(timer);
         }
@@ -228,7 +273,7 @@ impl Map {
     }
 
     /// Copies a value over an existing one, around the fields that belong to the kernel (timers,
-    /// locks, kptrs), which keep what they hold.
+    /// locks, kptrs).
     pub(crate) fn write_value(
         &self,
         mem: &GuestMem,

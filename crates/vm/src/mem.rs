@@ -209,7 +209,18 @@ impl GuestMem {
         size: u64,
         align: u64,
     ) -> Result<KernAddr, OutOfGuestMemory> {
-        let addr = self.regions()[region.index()].alloc(size, align)?;
+        self.alloc_below(region.end(), region, size, align)
+    }
+
+    /// The same before `limit`, for regions that hold copies of their first part.
+    pub(crate) fn alloc_below(
+        &self,
+        limit: KernAddr,
+        region: Region,
+        size: u64,
+        align: u64,
+    ) -> Result<KernAddr, OutOfGuestMemory> {
+        let addr = self.regions()[region.index()].alloc_below(limit, size, align)?;
         let opened = self.open(addr.raw() - HEAP_START, size);
         opened.map_err(|_refused| OutOfGuestMemory {
             region: region.name(),

@@ -14,6 +14,7 @@ use crate::exec::Native;
 use crate::host::{KfuncDesc, Sleepable};
 use crate::load::text_slot;
 use crate::maps::MapId;
+use crate::owned::BtfId;
 use harena_bpf::code::Code;
 
 /// Number of a program in its VM.
@@ -82,6 +83,8 @@ pub struct Program {
     pub(crate) linked: LinkedProgram,
     pub(crate) len: u32,
     pub(crate) arena: Option<ProgArena>,
+    /// The types of the object file it is from.
+    pub(crate) btf: BtfId,
     /// The type, in the kernel's BTF, of the struct_ops member that it implements.
     pub(crate) proto: Option<TypeId>,
     /// The kfuncs it calls; decoded calls carry an index of this.

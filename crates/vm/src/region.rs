@@ -28,8 +28,13 @@ impl RegionAlloc {
         }
     }
 
-    /// Takes `size` bytes, aligned to `align` (a power of two).
-    pub(crate) fn alloc(&mut self, size: u64, align: u64) -> Result<KernAddr, OutOfGuestMemory> {
+    /// Takes `size` bytes before `limit`, aligned to `align` (a power of two).
+    pub(crate) fn alloc_below(
+        &mut self,
+        limit: KernAddr,
+        size: u64,
+        align: u64,
+    ) -> Result<KernAddr, OutOfGuestMemory> {
         assert!(
             align.is_power_of_two(),
             "alignment {align} is no power of two"
@@ -44,7 +49,7 @@ impl RegionAlloc {
         };
         let start = self.next.checked_next_multiple_of(align).ok_or(full)?;
         let end = start.checked_add(size).ok_or(full)?;
-        if end > self.region.end().raw() {
+        if end > limit.min(self.region.end()).raw() {
             return Err(full);
         }
         self.next = end;
@@ -71,13 +76,14 @@ mod tests {
     #[test]
     fn blocks_are_aligned_reused_and_bounded() {
         let mut alloc = RegionAlloc::new(Region::Kernel);
-        let a = alloc.alloc(3, 1).unwrap();
-        let b = alloc.alloc(8, 64).unwrap();
+        let end = Region::Kernel.end();
+        let a = alloc.alloc_below(end, 3, 1).unwrap();
+        let b = alloc.alloc_below(end, 8, 64).unwrap();
         assert_eq!(a, Region::Kernel.start());
         assert_eq!(b.raw() % 64, 0);
         alloc.free(a, 3, 1);
-        assert_eq!(alloc.alloc(3, 1).unwrap(), a);
-        assert!(alloc.alloc(u64::MAX, 1).is_err());
-        assert!(alloc.alloc(1 << 40, 8).is_err());
+        assert_eq!(alloc.alloc_below(end, 3, 1).unwrap(), a);
+        assert!(alloc.alloc_below(end, u64::MAX, 1).is_err());
+        assert!(alloc.alloc_below(end, 1 << 40, 8).is_err());
     }
 }

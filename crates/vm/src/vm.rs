@@ -23,6 +23,7 @@ use crate::layout::{CPU_COUNT_MAX, Region};
 use crate::listing::{CodeRange, Listing};
 use crate::maps::{Map, MapId};
 use crate::mem::GuestMem;
+use crate::owned::{Objects, Types};
 use crate::program::{Engine, ProgId, Program};
 use crate::stream::{Stream, StreamId};
 use crate::struct_ops::{StructOpsId, StructOpsMap};
@@ -146,6 +147,8 @@ pub(crate) struct Run {
     pub(crate) sleepable: Sleepable,
     /// The timer whose callback runs.
     pub(crate) timer: Option<TimerId>,
+    /// A callback that compares nodes of a tree runs.
+    pub(crate) comparing: bool,
     /// Tail calls so far.
     pub(crate) tail_calls: u32,
     /// Index in `frames` of its first frame.
@@ -191,6 +194,12 @@ pub struct Vm {
     pub(crate) trace: Stream,
     pub(crate) violations: Violations,
     pub(crate) timers: Timers,
+    /// The types of the object files that were loaded.
+    pub(crate) types: Box<Types>,
+    /// What programs allocated.
+    pub(crate) objects: Box<Objects>,
+    /// Maps whose values hold lists, trees or kptrs.
+    pub(crate) owning_maps: Vec<MapId>,
     /// Arenas whose pages were freed where the program could not wait for it.
     pub(crate) deferred_frees: BTreeSet<MapId>,
     /// A tracing program that runs inside the arenas' page allocator.
@@ -246,6 +255,9 @@ impl Vm {
             trace: Stream::default(),
             violations: Violations::default(),
             timers: Timers::default(),
+            types: Box::default(),
+            objects: Box::default(),
+            owning_maps: Vec::new(),
             deferred_frees: BTreeSet::new(),
             alloc_hook: None,
             faults_seen: BTreeMap::new(),

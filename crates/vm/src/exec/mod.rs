@@ -70,6 +70,7 @@ pub(crate) fn enter(vm: &mut Vm, entry: Entry, host: &mut dyn Host) -> Result<Ru
         contexts: entry.contexts,
         sleepable: entry.sleepable,
         timer: entry.timer,
+        comparing: false,
         tail_calls: 0,
         first_frame,
         first_held,
@@ -86,6 +87,7 @@ pub(crate) fn enter(vm: &mut Vm, entry: Entry, host: &mut dyn Host) -> Result<Ru
     if depth == 0 {
         vm.insns_total += insns;
         vm.gone.clear();
+        vm.objects.free_dying(&vm.mem, vm.config.nr_cpus);
         free_deferred(vm);
     }
     let ret = result.or_else(|abort| {

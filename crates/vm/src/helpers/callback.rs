@@ -20,7 +20,7 @@ const BPF_MAX_LOOPS: u64 = 8 * 1024 * 1024;
 const BPF_MAX_USER_RINGBUF_SAMPLES: u64 = 128 * 1024;
 
 /// The first slot of the callback that an argument names.
-pub(super) fn callback_slot(ctx: &Ctx<'_>, addr: u64) -> Result<u32, Fail> {
+pub(crate) fn callback_slot(ctx: &Ctx<'_>, addr: u64) -> Result<u32, Fail> {
     text_slot(ctx.program.id, addr)
         .filter(|slot| {
             let func = ctx.program.linked.func_at(*slot);
@@ -30,7 +30,7 @@ pub(super) fn callback_slot(ctx: &Ctx<'_>, addr: u64) -> Result<u32, Fail> {
 }
 
 /// Calls a callback, which gives back what it acquires.
-fn call_back(ctx: &mut Ctx<'_>, slot: u32, args: [u64; 5]) -> Result<u64, Abort> {
+pub(crate) fn call_back(ctx: &mut Ctx<'_>, slot: u32, args: [u64; 5]) -> Result<u64, Abort> {
     let program = ctx.program;
     held::in_callback(ctx.vm, ctx.host, |vm, host| {
         exec::call_function(vm, host, program, slot, args)

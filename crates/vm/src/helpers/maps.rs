@@ -170,7 +170,8 @@ pub(super) fn task_storage_get(
     if value != 0 {
         let size = u64::from(ctx.vm.map(id).spec().value_size);
         let bytes = ctx.bytes(value, size)?;
-        ctx.put(created.raw(), &bytes)?;
+        let map = &ctx.vm.maps[id.index()];
+        map.write_value(&ctx.vm.mem, created, &bytes)?;
     }
     Ok(created.raw())
 }

@@ -1,10 +1,14 @@
 //! Helpers that read, write and lock memory.
 
 use harena_abi::{Errno, KernAddr};
+use harena_bpf::SpecialKind;
+use harena_bpf::btf::strip_flavor;
 
-use super::{Answer, Ctx};
+use super::{Answer, Ctx, Fail};
 use crate::error::AbortCause;
+use crate::held::{self, Object};
 use crate::layout::PERCPU_STRIDE;
+use crate::owned::{Home, LocalType};
 
 /// `bpf_probe_read_kernel`: an unreadable source clears the destination.
 pub(super) fn probe_read(ctx: &mut Ctx<'_>, [dst, size, src, ..]: [u64; 5]) -> Answer {
@@ -83,10 +87,61 @@ pub(super) fn this_cpu_ptr(ctx: &mut Ctx<'_>, [ptr, ..]: [u64; 5]) -> Answer {
 /// `bpf_kptr_xchg`.
 pub(super) fn kptr_xchg(ctx: &mut Ctx<'_>, [field, ptr, ..]: [u64; 5]) -> Answer {
     let addr = KernAddr::new(field);
+    check_kptr(ctx, addr, ptr)?;
     let mem = &ctx.vm.mem;
     let writable = mem.writable_by_program(addr, 8);
     let swapped = writable.and_then(|()| mem.swap_u64(addr, ptr));
     swapped.map_err(|fault| ctx.fault(fault))
+}
+
+/// Refuses what is no kptr, or one to another type.
+fn check_kptr(ctx: &mut Ctx<'_>, field: KernAddr, ptr: u64) -> Result<(), Fail> {
+    /// Maps that are looked at in the time of one instruction.
+    const MAPS_PER_INSN: u64 = 64;
+    let maps = ctx.vm.owning_maps.len() as u64;
+    ctx.vm.charge(maps / MAPS_PER_INSN)?;
+    let fields = ctx.vm.fields_around(field);
+    let kptr = fields.as_ref().and_then(|fields| {
+        let found = fields.at(field)?;
+        let is_kptr = matches!(found.kind, SpecialKind::KptrRef | SpecialKind::KptrPercpu);
+        is_kptr.then_some((fields.btf, *found))
+    });
+    let Some((btf, kptr)) = kptr else {
+        return Err(ctx.bad(format!("{field} is no kptr in a map value or an object")));
+    };
+    let (Some(target), Some(held)) = (kptr.target, held::reference(ctx.vm, ptr)) else {
+        return Ok(());
+    };
+    let types = ctx.vm.types.btf(btf);
+    let wanted = types.resolve(target).unwrap_or(target);
+    let wanted_name = strip_flavor(types.name_of(wanted));
+    let local = ctx.vm.objects.get(KernAddr::new(ptr));
+    let fits = match (held, local) {
+        (Object::Reference(name), _) => name == wanted_name,
+        (Object::Local | Object::LocalPercpu, Some(own)) => {
+            let is_percpu = own.home == Home::PerCpu;
+            let same = own.ty == LocalType { btf, id: wanted };
+            same && is_percpu == (kptr.kind == SpecialKind::KptrPercpu)
+        }
+        // It came out of a map, where nobody said what it is.
+        _ => true,
+    };
+    if fits {
+        return Ok(());
+    }
+    let name = match (held, local) {
+        (Object::Reference(name), _) => name,
+        (_, Some(own)) => ctx.vm.types.name(own.ty),
+        _ => "",
+    };
+    let copies = if kptr.kind == SpecialKind::KptrPercpu {
+        "per-CPU "
+    } else {
+        ""
+    };
+    Err(ctx.bad(format!(
+        "{ptr:#x} is a `{name}`, the kptr is for a {copies}`{wanted_name}`"
+    )))
 }
 
 /// `bpf_spin_lock`: one thread runs all programs, so a held lock is held by an outer one.

@@ -21,7 +21,7 @@ use crate::maps::{MapId, MapKind};
 use crate::program::Program;
 use crate::vm::Vm;
 
-pub(crate) use callback::run_timer;
+pub(crate) use callback::{call_back, callback_slot, run_timer};
 pub(crate) use print::stream_vprintk;
 
 /// How a helper or kfunc fails.

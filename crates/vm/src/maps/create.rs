@@ -13,6 +13,7 @@ use super::{Map, MapId, MapKind, Objects, PerfEvents, Storage, UserRing};
 use crate::error::VmLoadError;
 use crate::layout::Region;
 use crate::mem::{ArenaSlot, CreateArenaError, GuestMem};
+use crate::owned::BtfId;
 use crate::vm::VmConfig;
 
 const BPF_F_NO_PREALLOC: u32 = 1 << 0;
@@ -39,7 +40,7 @@ type Refusal = (Errno, &'static str);
 /// Checks a spec, allocates its values and writes their first content.
 pub(crate) fn create(
     mem: &GuestMem,
-    id: MapId,
+    (id, btf): (MapId, BtfId),
     spec: &LinkedMap,
     config: &VmConfig,
 ) -> Result<Map, VmLoadError> {
@@ -58,6 +59,7 @@ pub(crate) fn create(
         id,
         spec,
         kind,
+        btf,
         nr_cpus: config.nr_cpus,
         storage: Storage::Queue {
             blocks: VecDeque::new(),
@@ -89,6 +91,7 @@ fn storage(mem: &GuestMem, map: &Map, config: &VmConfig) -> Result<Storage, VmLo
         | MapKind::CgrpStorage => Storage::Keyed {
             blocks: BTreeMap::new(),
             order: (map.kind == MapKind::LruHash).then(BTreeMap::new),
+            by_addr: (!spec.special_fields.is_empty()).then(BTreeMap::new),
             next_stamp: 0,
         },
         MapKind::Queue | MapKind::Stack => Storage::Queue {

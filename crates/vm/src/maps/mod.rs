@@ -37,10 +37,11 @@ use std::collections::VecDeque;
 use std::ops::Bound;
 
 use harena_abi::{Cpu, Errno, KernAddr};
-use harena_bpf::{LinkedMap, MapType};
+use harena_bpf::{LinkedMap, MapType, SpecialKind};
 
 use crate::layout::{MAP_OBJECT_STRIDE, Region};
 use crate::mem::{ArenaSlot, GuestMem};
+use crate::owned::BtfId;
 
 pub(crate) use bloom::Bloom;
 pub(crate) use objects::{Object, Objects, fits};
@@ -184,6 +185,8 @@ pub(crate) enum Storage {
         blocks: BTreeMap<Box<[u8]>, Entry>,
         /// Keys by the stamp of their last use, if the oldest makes room.
         order: Option<BTreeMap<u64, Box<[u8]>>>,
+        /// Keys by the address of their values, if something in these is looked up by address.
+        by_addr: Option<BTreeMap<KernAddr, Box<[u8]>>>,
         next_stamp: u64,
     },
     /// A block per element, oldest first.
@@ -217,6 +220,8 @@ pub struct Map {
     pub(crate) id: MapId,
     pub(crate) spec: LinkedMap,
     pub(crate) kind: MapKind,
+    /// The types of the object file it is from.
+    pub(crate) btf: BtfId,
     pub(crate) nr_cpus: u32,
     pub(crate) storage: Storage,
 }
@@ -366,6 +371,7 @@ impl Map {
                 blocks,
                 order,
                 next_stamp,
+                ..
             } => {
                 let entry = blocks.get_mut(key)?;
                 if let Some(order) = order
@@ -389,8 +395,7 @@ impl Map {
         }
     }
 
-    /// `bpf_map_update_elem`; the value is copied from guest memory. Gives the address of a
-    /// value that was evicted to make room.
+    /// `bpf_map_update_elem`; the value is copied from guest memory. See [`Map::victim`].
     pub(crate) fn update(
         &mut self,
         mem: &GuestMem,
@@ -398,15 +403,13 @@ impl Map {
         value: &[u8],
         flags: UpdateFlags,
         cpu: Cpu,
-    ) -> Result<Option<KernAddr>, Errno> {
+    ) -> Result<(), Errno> {
         match self.kind {
-            MapKind::Array | MapKind::PercpuArray => self
-                .update_array(mem, key, value, flags, cpu)
-                .map(|()| None),
+            MapKind::Array | MapKind::PercpuArray => self.update_array(mem, key, value, flags, cpu),
             MapKind::Hash | MapKind::PercpuHash | MapKind::LruHash => {
                 self.update_keyed(mem, key, value, flags, cpu)
             }
-            MapKind::LpmTrie => self.update_trie(mem, key, value, flags).map(|()| None),
+            MapKind::LpmTrie => self.update_trie(mem, key, value, flags),
             MapKind::Queue | MapKind::Stack | MapKind::BloomFilter => Err(Errno::EINVAL),
             // A value from user space is a file descriptor, and there are none.
             MapKind::ArrayOfMaps
@@ -436,8 +439,8 @@ impl Map {
         self.write_value(mem, at, value)
     }
 
-    /// `bpf_map_delete_elem`. Gives the address of the value that is gone.
-    pub(crate) fn delete(&mut self, mem: &GuestMem, key: &[u8]) -> Result<KernAddr, Errno> {
+    /// `bpf_map_delete_elem`. Gives the block of the value, to be freed once it owns nothing.
+    pub(crate) fn delete(&mut self, key: &[u8]) -> Result<Option<KernAddr>, Errno> {
         match self.kind {
             MapKind::Array | MapKind::PercpuArray | MapKind::Queue | MapKind::Stack => {
                 Err(Errno::EINVAL)
@@ -446,12 +449,12 @@ impl Map {
             | MapKind::PercpuHash
             | MapKind::LruHash
             | MapKind::TaskStorage
-            | MapKind::CgrpStorage => self.delete_keyed(mem, key),
-            MapKind::LpmTrie => self.delete_trie(mem, key),
+            | MapKind::CgrpStorage => self.delete_keyed(key).map(Some),
+            MapKind::LpmTrie => self.delete_trie(key).map(Some),
             MapKind::ArrayOfMaps | MapKind::HashOfMaps | MapKind::ProgArray => {
-                self.clear_object(key).map(|()| KernAddr::NULL)
+                self.clear_object(key).map(|()| None)
             }
-            MapKind::PerfEventArray => self.close_perf(key).map(|()| KernAddr::NULL),
+            MapKind::PerfEventArray => self.close_perf(key).map(|()| None),
             MapKind::UserRingBuf => Err(Errno::ENOTSUPP),
             MapKind::BloomFilter | MapKind::RingBuf | MapKind::Arena => Err(Errno::EOPNOTSUPP),
         }
@@ -536,11 +539,36 @@ impl Map {
 
     /// Elements that a search for an address goes over.
     pub(crate) fn search_len(&self) -> u64 {
-        if let Storage::Keyed { blocks, .. } = &self.storage {
+        if let Storage::Keyed {
+            blocks,
+            by_addr: None,
+            ..
+        } = &self.storage
+        {
             blocks.len() as u64
         } else {
             1
         }
+    }
+
+    /// Whether there are lists, trees or kptrs in its values.
+    pub(crate) fn owns_things(&self) -> bool {
+        self.spec.special_fields.iter().any(|field| {
+            matches!(
+                field.kind,
+                SpecialKind::ListHead
+                    | SpecialKind::RbRoot
+                    | SpecialKind::KptrRef
+                    | SpecialKind::KptrPercpu
+            )
+        })
+    }
+
+    /// The copies of a value in its block: one, or one per CPU.
+    pub(crate) fn copies(&self, block: KernAddr) -> impl Iterator<Item = KernAddr> + use<> {
+        let (stride, size) = (self.stride(), self.block_size());
+        let offsets = (0..size).step_by(usize::try_from(stride.max(1)).unwrap_or(usize::MAX));
+        offsets.filter_map(move |offset| block.checked_add(offset))
     }
 
     /// The key of the element whose value holds `addr`, and where that value starts.
@@ -554,6 +582,14 @@ impl Map {
                 }
                 let value = values.checked_add(u64::from(index) * self.block_size())?;
                 Some((Box::from(index.to_le_bytes()), value))
+            }
+            Storage::Keyed {
+                by_addr: Some(by_addr),
+                ..
+            } => {
+                let (value, key) = by_addr.range(..=addr).next_back()?;
+                let offset = addr.offset_from(*value)?;
+                (offset < self.block_size()).then(|| (key.clone(), *value))
             }
             Storage::Keyed { blocks, .. } => blocks.iter().find_map(|(key, entry)| {
                 let offset = addr.offset_from(entry.value)?;

@@ -195,15 +195,12 @@ impl Map {
     }
 
     /// `trie_delete_elem()`.
-    pub(super) fn delete_trie(&mut self, mem: &GuestMem, key: &[u8]) -> Result<KernAddr, Errno> {
-        let size = self.block_size();
+    pub(super) fn delete_trie(&mut self, key: &[u8]) -> Result<KernAddr, Errno> {
         let Storage::Trie(trie) = &mut self.storage else {
             return Err(Errno::EINVAL);
         };
         let prefix = Prefix::of(key, trie.data_size).ok_or(Errno::EINVAL)?;
-        let value = trie.values.remove(&prefix).ok_or(Errno::ENOENT)?;
-        mem.free(Region::Maps, value, size, 8);
-        Ok(value)
+        trie.values.remove(&prefix).ok_or(Errno::ENOENT)
     }
 }
 

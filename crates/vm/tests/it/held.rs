@@ -1,7 +1,7 @@
 //! What a run acquires it gives back, once; else it ends with an error that says where.
 
 use harena_abi::{Errno, KernAddr};
-use harena_bpf::{LinkedMap, MapType};
+use harena_bpf::{LinkedMap, MapType, SpecialField, SpecialKind};
 use harena_vm::Object;
 
 use super::support::{ACQUIRE, Bench, RELEASE, RUN_AGAIN, SLEEPS, generic, map, object, program};
@@ -27,9 +27,19 @@ fn text(text: &str) -> String {
     text
 }
 
-/// Two locks' worth of memory.
+/// Two locks' or kptrs' worth of memory.
 fn data() -> Vec<LinkedMap> {
-    vec![map(MapType::ARRAY, 4, 16, 1)]
+    let kptr = |offset| SpecialField {
+        kind: SpecialKind::KptrRef,
+        offset,
+        size: 8,
+        target: None,
+        contains: None,
+    };
+    vec![LinkedMap {
+        special_fields: vec![kptr(0), kptr(8)],
+        ..map(MapType::ARRAY, 4, 16, 1)
+    }]
 }
 
 fn bench(source: &str) -> Bench {
@@ -425,7 +435,8 @@ fn a_callback_gives_back_its_own_and_nothing_else() {
         error(&format!(
             "r1 = 0x70; call test_acquire; {round} r0 = 0; exit; f: r1 = 0x70; call test_release; r0 = 0; exit"
         )),
-        "program `main`, function `main+10`, insn 11: `test_release`: test_object 0x70 is not acquired"
+        "program `main`, function `main+10`, insn 11: `test_release`: not the callback's own is \
+         test_object 0x70, acquired by `test_acquire` at program `main`, insn 1"
     );
     // Nor does one sleep in the section of its caller.
     assert_eq!(
@@ -458,7 +469,8 @@ fn the_callback_of_a_drain_gives_back_its_own_and_nothing_else() {
         error(&format!(
             "r1 = 0x70; call test_acquire; {drain} r0 = 0; exit; f: r1 = 0x70; call test_release; r0 = 0; exit"
         )),
-        "program `main`, function `main+11`, insn 12: `test_release`: test_object 0x70 is not acquired"
+        "program `main`, function `main+11`, insn 12: `test_release`: not the callback's own is \
+         test_object 0x70, acquired by `test_acquire` at program `main`, insn 1"
     );
 }
 

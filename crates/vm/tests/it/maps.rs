@@ -2,7 +2,7 @@
 
 use harena_abi::{Cpu, Errno, KernAddr};
 use harena_bpf::{LinkedMap, MapType, SpecialField, SpecialKind};
-use harena_vm::{UpdateFlags, Vm, VmLoadError};
+use harena_vm::{Object, UpdateFlags, Vm, VmLoadError};
 
 use super::support::{Bench, KFUNCS, config, map, object, program};
 
@@ -261,13 +261,14 @@ fn ring_buffers_carry_records_in_order() {
 }
 
 #[test]
-fn updates_leave_timers_locks_and_kptrs_alone() {
+fn updates_copy_around_special_fields_and_drop_what_they_hold() {
     let mut spec = map(MapType::ARRAY, 4, 24, 1);
     spec.special_fields.push(SpecialField {
         kind: SpecialKind::KptrRef,
         offset: 8,
         size: 8,
         target: None,
+        contains: None,
     });
     let mut bench = Bench::new("exit", vec![spec]);
     let m = bench.loaded.maps[0];
@@ -278,7 +279,8 @@ fn updates_leave_timers_locks_and_kptrs_alone() {
         .vm
         .map_update(m, &key(0), &[1; 24], UpdateFlags::Any, &mut bench.host)
         .unwrap();
-    assert_eq!(bench.vm.mem().read_u64(middle), Ok(77));
+    assert_eq!(bench.vm.mem().read_u64(middle), Ok(0));
+    assert_eq!(bench.host.given_back, [(Object::Kptr, 77)]);
     assert_eq!(bench.vm.mem().read_u64(at), Ok(0x0101_0101_0101_0101));
 }
 

@@ -16,6 +16,7 @@ mod maps;
 mod masked;
 mod more_maps;
 mod objects;
+mod owned;
 mod random;
 mod reports;
 mod samples;
