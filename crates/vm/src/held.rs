@@ -42,6 +42,8 @@ pub enum Object {
     Kptr,
     /// A reserved record of a ring buffer.
     Record,
+    /// The same behind a dynptr: known by the record, or by where the dynptr lies if there is none.
+    RecordDynptr,
     /// `bpf_spin_lock`.
     SpinLock,
     /// `bpf_res_spin_lock`.
@@ -85,7 +87,7 @@ impl Object {
             Self::Reference(_) | Self::Kptr | Self::Local | Self::LocalPercpu => {
                 ("acquired", "released")
             }
-            Self::Record => ("reserved", "submitted or discarded"),
+            Self::Record | Self::RecordDynptr => ("reserved", "submitted or discarded"),
             Self::SpinLock | Self::ResLock | Self::ResLockIrq => ("locked", "unlocked"),
             Self::Rcu | Self::Preempt | Self::Irq => ("entered", "left"),
             Self::Iterator(_) => ("created", "destroyed"),
@@ -101,6 +103,7 @@ impl fmt::Display for Object {
             Self::LocalPercpu => "per-CPU object",
             Self::Kptr => "kptr",
             Self::Record => "ring buffer record",
+            Self::RecordDynptr => "dynptr of ring buffer record",
             Self::SpinLock => "bpf_spin_lock",
             Self::ResLock | Self::ResLockIrq => "bpf_res_spin_lock",
             Self::Rcu => "RCU section",
@@ -193,6 +196,7 @@ fn name(object: Object, addr: u64) -> String {
         | Object::LocalPercpu
         | Object::Kptr
         | Object::Record
+        | Object::RecordDynptr
         | Object::SpinLock
         | Object::ResLock
         | Object::ResLockIrq
@@ -368,6 +372,7 @@ impl Held {
             }
             Object::Kptr => self.object.is_reference(),
             Object::Record
+            | Object::RecordDynptr
             | Object::SpinLock
             | Object::ResLock
             | Object::ResLockIrq
@@ -387,6 +392,7 @@ impl Held {
             | Object::LocalPercpu
             | Object::Kptr
             | Object::Record
+            | Object::RecordDynptr
             | Object::SpinLock
             | Object::ResLock
             | Object::Rcu
@@ -513,6 +519,7 @@ fn judge_begin(vm: &Vm, call: &Watched, object: Object) -> Result<(), Misuse> {
         | Object::LocalPercpu
         | Object::Kptr
         | Object::Record
+        | Object::RecordDynptr
         | Object::ResLock
         | Object::Rcu
         | Object::Preempt => false,
@@ -632,15 +639,34 @@ fn note_end(vm: &mut Vm, call: &Watched, object: Object, addr: u64) {
     vm.gone.push(entry);
 }
 
-/// Refuses unless the innermost run or callback owns the object.
-pub(crate) fn check_owned(vm: &Vm, function: &'static str, at: KernAddr) -> Result<(), Abort> {
-    match find(vm, Object::Local, at.raw()) {
-        Some(_) => Ok(()),
-        None => {
-            let misuse = not_held(vm, function, Object::Local, at.raw());
-            Err(vm.abort_here(AbortCause::Misuse(misuse)))
-        }
+/// Refuses unless the innermost run or callback holds this as its own.
+pub(crate) fn check_held(
+    vm: &Vm,
+    function: &'static str,
+    object: Object,
+    addr: u64,
+) -> Result<(), Abort> {
+    if find(vm, object, addr).is_some() {
+        return Ok(());
     }
+    let misuse = not_held(vm, function, object, addr);
+    Err(vm.abort_here(AbortCause::Misuse(misuse)))
+}
+
+/// The same, where a callback may use what is held outside.
+pub(crate) fn check_used(
+    vm: &Vm,
+    function: &'static str,
+    object: Object,
+    addr: u64,
+) -> Result<(), Abort> {
+    let run = vm.runs.last().expect("a call belongs to a run");
+    let mut own = vm.held[run.first_held..].iter();
+    if own.any(|held| held.is(object, addr)) {
+        return Ok(());
+    }
+    let misuse = not_held(vm, function, object, addr);
+    Err(vm.abort_here(AbortCause::Misuse(misuse)))
 }
 
 /// What the innermost run acquired last as this reference.
@@ -649,14 +675,14 @@ pub(crate) fn reference(vm: &Vm, addr: u64) -> Option<Object> {
     Some(vm.held[at].object)
 }
 
-/// The object is somebody else's now.
-pub(crate) fn give_up(vm: &mut Vm, function: &'static str, at: KernAddr) {
-    note_end(vm, &Watched::of(function), Object::Local, at.raw());
+/// The call has ended the holding of this.
+pub(crate) fn end_of(vm: &mut Vm, function: &'static str, object: Object, addr: u64) {
+    note_end(vm, &Watched::of(function), object, addr);
 }
 
-/// The object is the run's now.
-pub(crate) fn acquire(vm: &mut Vm, function: &'static str, at: KernAddr) {
-    note_result(vm, &Watched::of(function), Object::Local, at.raw());
+/// The run holds this from now on.
+pub(crate) fn begin(vm: &mut Vm, function: &'static str, object: Object, addr: u64) {
+    note_result(vm, &Watched::of(function), object, addr);
 }
 
 /// Refuses unless the innermost run holds a lock of this kind there.
@@ -765,13 +791,14 @@ fn give_back(vm: &mut Vm, host: &mut dyn Host, held: &Held) {
             // It was written when it was taken; if it is gone since, so is the lock.
             let _gone = vm.mem.write_as_program(addr, &[0; 4]);
         }
-        Object::Record => {
+        Object::Record | Object::RecordDynptr => {
             let mut rings = vm.maps.iter_mut().filter_map(Map::ring);
             let _gone = rings.any(|ring| ring.commit(addr, Commit::Discard).is_ok());
         }
         Object::Rcu | Object::Preempt | Object::Irq => {}
         Object::Local | Object::LocalPercpu => vm.drop_object(addr, host),
         Object::Kptr if vm.objects.get(addr).is_some() => vm.drop_object(addr, host),
+        Object::Iterator(_) if vm.on_stacks.bits.remove(&addr).is_some() => {}
         Object::Reference(_) | Object::Kptr | Object::Iterator(_) => {
             let mut call = Call {
                 vm,

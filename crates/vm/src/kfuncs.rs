@@ -1,8 +1,8 @@
 //! Kfuncs: the engine's own, and the way to the host's.
 //!
 //! The engine provides what needs nothing but memory and the running program: arena
-//! pages, number iterators, streams, RCU and preemption marks, resilient locks, objects of a
-//! program's own types with their lists and trees.
+//! pages, iterators over numbers and bits, streams, RCU and preemption marks, resilient locks,
+//! dynptrs, strings, objects of a program's own types with their lists and trees.
 
 use std::sync::Arc;
 
@@ -12,14 +12,19 @@ use harena_arena::Arena;
 use crate::error::{Abort, AbortCause};
 use crate::exec::{self, Entry};
 use crate::held::{self, Effect, Object, Rules, Watched};
-use crate::helpers::{Answer, Ctx, Fail, answer, rules, stream_vprintk};
+use crate::helpers::{Answer, Ctx, Fail, answer, dynptr, rules, stream_vprintk};
 use crate::host::{Call, ContextSet, Host, KfuncArg, KfuncDesc, Sleepable};
 use crate::program::{ProgId, Program};
 use crate::vm::Vm;
 
+mod bits;
 mod graph;
 mod objects;
 mod slab;
+mod strings;
+pub(crate) mod user;
+
+pub(crate) use bits::Bits;
 
 /// First number of the engine's own kfuncs; a host's lie below.
 pub const GENERIC_KFUNC_BASE: u32 = 1 << 24;
@@ -59,6 +64,7 @@ macro_rules! generic_kfuncs {
 }
 
 const ITER_NUM: Object = Object::Iterator("bpf_iter_num");
+const ITER_BITS: Object = Object::Iterator("bpf_iter_bits");
 const NEW: Rules = Rules::of(Effect::Result(Object::Local));
 const DROP: Rules = Rules::of(Effect::End(Object::Local));
 /// What they do to what a run holds depends on the nodes.
@@ -116,6 +122,83 @@ generic_kfuncs! {
     bpf_cast_to_kern_ctx same, "void *bpf_cast_to_kern_ctx(void *obj)";
     bpf_rdonly_cast same, "void *bpf_rdonly_cast(const void *obj__ign, u32 btf_id__k)";
     bpf_throw throw, "void bpf_throw(u64 cookie)";
+    bpf_iter_bits_new bits::new,
+        "int bpf_iter_bits_new(struct bpf_iter_bits *it, const u64 *unsafe_ptr__ign, u32 nr_words)",
+        Rules::of(Effect::Begin(ITER_BITS));
+    bpf_iter_bits_next bits::next,
+        "int *bpf_iter_bits_next(struct bpf_iter_bits *it)",
+        Rules::of(Effect::Use(ITER_BITS));
+    bpf_iter_bits_destroy bits::destroy,
+        "void bpf_iter_bits_destroy(struct bpf_iter_bits *it)",
+        Rules::of(Effect::End(ITER_BITS));
+    bpf_strlen strings::strlen,
+        "int bpf_strlen(const char *s__ign)";
+    bpf_strnlen strings::strnlen,
+        "int bpf_strnlen(const char *s__ign, size_t count)";
+    bpf_strcmp strings::strcmp,
+        "int bpf_strcmp(const char *s1__ign, const char *s2__ign)";
+    bpf_strcasecmp strings::strcasecmp,
+        "int bpf_strcasecmp(const char *s1__ign, const char *s2__ign)";
+    bpf_strncasecmp strings::strncasecmp,
+        "int bpf_strncasecmp(const char *s1__ign, const char *s2__ign, size_t len)";
+    bpf_strchr strings::strchr,
+        "int bpf_strchr(const char *s__ign, char c)";
+    bpf_strnchr strings::strnchr,
+        "int bpf_strnchr(const char *s__ign, size_t count, char c)";
+    bpf_strchrnul strings::strchrnul,
+        "int bpf_strchrnul(const char *s__ign, char c)";
+    bpf_strrchr strings::strrchr,
+        "int bpf_strrchr(const char *s__ign, int c)";
+    bpf_strspn strings::strspn,
+        "int bpf_strspn(const char *s__ign, const char *accept__ign)";
+    bpf_strcspn strings::strcspn,
+        "int bpf_strcspn(const char *s__ign, const char *reject__ign)";
+    bpf_strstr strings::strstr,
+        "int bpf_strstr(const char *s1__ign, const char *s2__ign)";
+    bpf_strcasestr strings::strcasestr,
+        "int bpf_strcasestr(const char *s1__ign, const char *s2__ign)";
+    bpf_strnstr strings::strnstr,
+        "int bpf_strnstr(const char *s1__ign, const char *s2__ign, size_t len)";
+    bpf_strncasestr strings::strncasestr,
+        "int bpf_strncasestr(const char *s1__ign, const char *s2__ign, size_t len)";
+    bpf_copy_from_user_str user::copy_str,
+        "int bpf_copy_from_user_str(void *dst, u32 dst__sz, const void *unsafe_ptr__ign, u64 flags)";
+    bpf_copy_from_user_task_str user::copy_task_str,
+        "int bpf_copy_from_user_task_str(void *dst, u32 dst__sz, const void *unsafe_ptr__ign, struct task_struct *tsk, u64 flags)";
+    bpf_copy_from_user_dynptr user::copy_dynptr,
+        "int bpf_copy_from_user_dynptr(const struct bpf_dynptr *dptr, u64 off, u64 size, const void *unsafe_ptr__ign)";
+    bpf_copy_from_user_str_dynptr user::copy_dynptr,
+        "int bpf_copy_from_user_str_dynptr(const struct bpf_dynptr *dptr, u64 off, u64 size, const void *unsafe_ptr__ign)";
+    bpf_copy_from_user_task_dynptr user::copy_dynptr,
+        "int bpf_copy_from_user_task_dynptr(const struct bpf_dynptr *dptr, u64 off, u64 size, const void *unsafe_ptr__ign, struct task_struct *tsk)";
+    bpf_copy_from_user_task_str_dynptr user::copy_dynptr,
+        "int bpf_copy_from_user_task_str_dynptr(const struct bpf_dynptr *dptr, u64 off, u64 size, const void *unsafe_ptr__ign, struct task_struct *tsk)";
+    bpf_probe_read_user_dynptr user::probe_user_dynptr,
+        "int bpf_probe_read_user_dynptr(const struct bpf_dynptr *dptr, u64 off, u64 size, const void *unsafe_ptr__ign)";
+    bpf_probe_read_user_str_dynptr user::probe_user_dynptr,
+        "int bpf_probe_read_user_str_dynptr(const struct bpf_dynptr *dptr, u64 off, u64 size, const void *unsafe_ptr__ign)";
+    bpf_probe_read_kernel_dynptr user::probe_dynptr,
+        "int bpf_probe_read_kernel_dynptr(const struct bpf_dynptr *dptr, u64 off, u64 size, const void *unsafe_ptr__ign)";
+    bpf_probe_read_kernel_str_dynptr user::probe_str_dynptr,
+        "int bpf_probe_read_kernel_str_dynptr(const struct bpf_dynptr *dptr, u64 off, u64 size, const void *unsafe_ptr__ign)";
+    bpf_get_kmem_cache nothing,
+        "struct kmem_cache *bpf_get_kmem_cache(u64 addr)";
+    bpf_dynptr_adjust dynptr::adjust,
+        "int bpf_dynptr_adjust(struct bpf_dynptr *p, u64 start, u64 end)";
+    bpf_dynptr_is_null dynptr::is_null, "bool bpf_dynptr_is_null(const struct bpf_dynptr *p)";
+    bpf_dynptr_is_rdonly dynptr::is_rdonly,
+        "bool bpf_dynptr_is_rdonly(const struct bpf_dynptr *p)";
+    bpf_dynptr_size dynptr::size, "u64 bpf_dynptr_size(const struct bpf_dynptr *p)";
+    bpf_dynptr_clone dynptr::clone,
+        "int bpf_dynptr_clone(const struct bpf_dynptr *p, struct bpf_dynptr *clone__uninit)";
+    bpf_dynptr_slice dynptr::slice,
+        "void *bpf_dynptr_slice(const struct bpf_dynptr *p, u64 offset, void *buffer__nullable, u64 buffer__szk)";
+    bpf_dynptr_slice_rdwr dynptr::slice,
+        "void *bpf_dynptr_slice_rdwr(const struct bpf_dynptr *p, u64 offset, void *buffer__nullable, u64 buffer__szk)";
+    bpf_dynptr_copy dynptr::copy,
+        "int bpf_dynptr_copy(const struct bpf_dynptr *dst_ptr, u64 dst_off, const struct bpf_dynptr *src_ptr, u64 src_off, u64 size)";
+    bpf_dynptr_memset dynptr::memset,
+        "int bpf_dynptr_memset(const struct bpf_dynptr *p, u64 offset, u64 size, u8 val)";
     bpf_obj_new objects::new, "void *bpf_obj_new(u64 local_type_id__k)", NEW;
     bpf_obj_new_impl objects::new,
         "void *bpf_obj_new_impl(u64 local_type_id__k, void *meta__ign)", NEW;

@@ -18,7 +18,9 @@ use crate::error::{
 };
 use crate::exec::{self, Entry};
 use crate::held::Held;
+use crate::helpers::dynptr::Dynptr;
 use crate::host::{ContextSet, Host, KfuncDesc, Sleepable};
+use crate::kfuncs::Bits;
 use crate::layout::{CPU_COUNT_MAX, Region};
 use crate::listing::{CodeRange, Listing};
 use crate::maps::{Map, MapId};
@@ -179,6 +181,14 @@ pub(crate) struct Streams {
     pub(crate) stderr: Stream,
 }
 
+/// What lies on programs' stacks and is nobody's business there, by where it lies.
+#[derive(Debug, Default)]
+pub(crate) struct OnStacks {
+    pub(crate) dynptrs: BTreeMap<KernAddr, Dynptr>,
+    /// Iterators over bits.
+    pub(crate) bits: BTreeMap<KernAddr, Bits>,
+}
+
 /// A BPF machine.
 #[derive(Debug)]
 pub struct Vm {
@@ -198,6 +208,7 @@ pub struct Vm {
     pub(crate) types: Box<Types>,
     /// What programs allocated.
     pub(crate) objects: Box<Objects>,
+    pub(crate) on_stacks: Box<OnStacks>,
     /// Maps whose values hold lists, trees or kptrs.
     pub(crate) owning_maps: Vec<MapId>,
     /// Arenas whose pages were freed where the program could not wait for it.
@@ -257,6 +268,7 @@ impl Vm {
             timers: Timers::default(),
             types: Box::default(),
             objects: Box::default(),
+            on_stacks: Box::default(),
             owning_maps: Vec::new(),
             deferred_frees: BTreeSet::new(),
             alloc_hook: None,

@@ -7,6 +7,10 @@ ctypes! {
     struct bpf_iter_num {
         __opaque: [u64; 1],
     }
+    /// State of an iterator over bits, as the program reserves it.
+    struct bpf_iter_bits {
+        __opaque: [u64; 2],
+    }
     /// State of a dispatch queue's iterator, as the program reserves it.
     struct bpf_iter_scx_dsq {
         __opaque: [u64; 6],
@@ -34,6 +38,10 @@ ctypes! {
     /// A queued, deadlock-detecting lock.
     struct bpf_res_spin_lock {
         val: u32,
+    }
+    /// A pointer with a length, on a program's stack.
+    struct bpf_dynptr {
+        __opaque: [u64; 2],
     }
     /// The root of a red-black tree of objects, in a map value or an object.
     struct bpf_rb_root {

@@ -2,7 +2,7 @@
 
 use harena_abi::Errno;
 use harena_bpf::KernelSymbols;
-use harena_kernel::{BpfScheduler, Kernel, LoadError, LoadOptions, vmlinux_h};
+use harena_kernel::{BpfScheduler, Kernel, LoadError, LoadOptions, LoadedObject, vmlinux_h};
 use harena_sim::parse_topology;
 
 use crate::support::{load_error, object, options};
@@ -81,6 +81,15 @@ fn kernel_configuration_is_that_of_7_3() {
     assert_eq!(kernel.kconfig("CONFIG_X86_64"), Some(Yes));
     assert_eq!(kernel.kconfig("CONFIG_PREEMPT_RCU"), Some(No));
     assert_eq!(kernel.kconfig("CONFIG_NO_SUCH_THING"), None);
+}
+
+#[test]
+fn programs_with_objects_dynptrs_and_strings_load() {
+    for name in ["owned", "disowned", "dynptr", "strings"] {
+        let object = object(&format!("tests/{name}"));
+        let loaded = LoadedObject::load(object, &LoadOptions::default()).unwrap();
+        assert!(loaded.programs().count() > 0);
+    }
 }
 
 #[test]

@@ -83,6 +83,12 @@ pub(crate) fn enter(vm: &mut Vm, entry: Entry, host: &mut dyn Host) -> Result<Ru
     vm.frames.truncate(first_frame);
     vm.runs.pop();
     vm.references[index] = Some(program);
+    if !vm.on_stacks.dynptrs.is_empty() {
+        let level = vm.runs.len();
+        vm.on_stacks
+            .dynptrs
+            .retain(|_, dynptr| !dynptr.is_deeper(level));
+    }
     let insns = left_before - vm.insns_left;
     if depth == 0 {
         vm.insns_total += insns;

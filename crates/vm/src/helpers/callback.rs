@@ -137,9 +137,10 @@ fn drain(ctx: &mut Ctx<'_>, id: MapId, slot: u32, data: u64) -> Answer {
         let sample_at = at.checked_add(dynptr::DYNPTR_SIZE);
         let sample_at = sample_at.expect("it lies in the region");
         ctx.put(sample_at.raw(), &sample)?;
-        dynptr::write(ctx, at, sample_at, len)?;
+        dynptr::lend(ctx, at, sample_at, len)?;
         let args = [at.raw(), data, 0, 0, 0];
         let answer = call_back(ctx, slot, args);
+        ctx.vm.on_stacks.dynptrs.remove(&at);
         ctx.vm.mem.free(Region::Contexts, at, size, 8);
         let answer = answer?;
         let ring = ctx.vm.maps[id.index()].user_ring();

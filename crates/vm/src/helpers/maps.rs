@@ -252,6 +252,15 @@ pub(super) fn ringbuf_reserve(ctx: &mut Ctx<'_>, [map, size, flags, ..]: [u64; 5
     Ok(pointer(ring.reserve(size)))
 }
 
+/// A record of the ring buffer behind a map argument; `None` if it does not fit.
+pub(super) fn reserve_record(
+    ctx: &mut Ctx<'_>,
+    map: u64,
+    size: u64,
+) -> Result<Option<KernAddr>, Fail> {
+    Ok(ring(ctx, map)?.reserve(size))
+}
+
 /// `bpf_ringbuf_output(map, data, size, flags)`.
 pub(super) fn ringbuf_output(ctx: &mut Ctx<'_>, [map, data, size, flags, _]: [u64; 5]) -> Answer {
     /// `BPF_RB_NO_WAKEUP` and `BPF_RB_FORCE_WAKEUP`.
@@ -269,15 +278,16 @@ pub(super) fn ringbuf_output(ctx: &mut Ctx<'_>, [map, data, size, flags, _]: [u6
 
 /// `bpf_ringbuf_submit(data, flags)`.
 pub(super) fn ringbuf_submit(ctx: &mut Ctx<'_>, [data, ..]: [u64; 5]) -> Answer {
-    ringbuf_commit(ctx, data, Commit::Submit)
+    commit_record(ctx, data, Commit::Submit)
 }
 
 /// `bpf_ringbuf_discard(data, flags)`.
 pub(super) fn ringbuf_discard(ctx: &mut Ctx<'_>, [data, ..]: [u64; 5]) -> Answer {
-    ringbuf_commit(ctx, data, Commit::Discard)
+    commit_record(ctx, data, Commit::Discard)
 }
 
-fn ringbuf_commit(ctx: &mut Ctx<'_>, data: u64, commit: Commit) -> Answer {
+/// Submits or discards the record at an address.
+pub(super) fn commit_record(ctx: &mut Ctx<'_>, data: u64, commit: Commit) -> Answer {
     let addr = KernAddr::new(data);
     let mut rings = ctx.vm.maps.iter_mut().filter_map(Map::ring);
     let done = rings.any(|ring| ring.commit(addr, commit).is_ok());

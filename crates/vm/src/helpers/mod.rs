@@ -6,7 +6,7 @@
 
 mod callback;
 mod current;
-mod dynptr;
+pub(crate) mod dynptr;
 mod maps;
 mod memory;
 mod print;
@@ -17,6 +17,7 @@ use harena_abi::{Errno, KernAddr};
 use crate::error::{Abort, AbortCause, MemFault, OutOfGuestMemory};
 use crate::held::{self, Effect, Object, Rules, Watched};
 use crate::host::{Call, Host, Sleepable};
+use crate::kfuncs::user;
 use crate::maps::{MapId, MapKind};
 use crate::program::Program;
 use crate::vm::Vm;
@@ -218,6 +219,7 @@ helpers! {
     132 bpf_ringbuf_submit maps::ringbuf_submit, Rules::of(Effect::End(Object::Record));
     133 bpf_ringbuf_discard maps::ringbuf_discard, Rules::of(Effect::End(Object::Record));
     134 bpf_ringbuf_query maps::ringbuf_query;
+    148 bpf_copy_from_user user::copy;
     153 bpf_per_cpu_ptr memory::per_cpu_ptr;
     154 bpf_this_cpu_ptr memory::this_cpu_ptr;
     156 bpf_task_storage_get maps::task_storage_get;
@@ -233,8 +235,13 @@ helpers! {
     177 bpf_trace_vprintk print::trace_vprintk;
     181 bpf_loop callback::bpf_loop;
     182 bpf_strncmp memory::strncmp;
+    191 bpf_copy_from_user_task user::copy_task;
     194 bpf_kptr_xchg memory::kptr_xchg, Rules::of(Effect::Exchange);
     195 bpf_map_lookup_percpu_elem maps::lookup_percpu;
+    197 bpf_dynptr_from_mem dynptr::from_mem;
+    198 bpf_ringbuf_reserve_dynptr dynptr::reserve;
+    199 bpf_ringbuf_submit_dynptr dynptr::submit;
+    200 bpf_ringbuf_discard_dynptr dynptr::discard;
     201 bpf_dynptr_read dynptr::read;
     202 bpf_dynptr_write dynptr::write_to;
     203 bpf_dynptr_data dynptr::data;

@@ -120,14 +120,14 @@ fn pointer(node: Option<KernAddr>) -> u64 {
 /// The run owns what was taken out.
 fn taken(ctx: &mut Ctx<'_>, node: KernAddr) -> Answer {
     if let Some((object, _)) = ctx.vm.objects.around(node) {
-        held::acquire(ctx.vm, ctx.name, object);
+        held::begin(ctx.vm, ctx.name, Object::Local, object.raw());
     }
     Ok(node.raw())
 }
 
 /// A node that is somewhere already: the call has used up an owner of its object, which is dropped.
 fn refuse_node(ctx: &mut Ctx<'_>, object: KernAddr) -> Answer {
-    held::give_up(ctx.vm, ctx.name, object);
+    held::end_of(ctx.vm, ctx.name, Object::Local, object.raw());
     ctx.vm.drop_object(object, ctx.host);
     Err(Errno::EINVAL.into())
 }
@@ -137,12 +137,12 @@ fn refuse_node(ctx: &mut Ctx<'_>, object: KernAddr) -> Answer {
 fn push(ctx: &mut Ctx<'_>, head: u64, node: u64, end: End) -> Answer {
     let root = root(ctx, head, Kind::List)?;
     let object = object_of(ctx, node, &root)?;
-    held::check_owned(ctx.vm, ctx.name, object)?;
+    held::check_held(ctx.vm, ctx.name, Object::Local, object.raw())?;
     let node = KernAddr::new(node);
     if ctx.vm.objects.lists.head_of(node).is_some() {
         return refuse_node(ctx, object);
     }
-    held::give_up(ctx.vm, ctx.name, object);
+    held::end_of(ctx.vm, ctx.name, Object::Local, object.raw());
     ctx.vm.objects.lists.push(root.at, node, end);
     Ok(0)
 }
@@ -195,13 +195,13 @@ pub(super) fn insert(ctx: &mut Ctx<'_>, [head, node, prev, ..]: [u64; 5]) -> Ans
     let root = root(ctx, head, Kind::List)?;
     let object = object_of(ctx, node, &root)?;
     object_of(ctx, prev, &root)?;
-    held::check_owned(ctx.vm, ctx.name, object)?;
+    held::check_held(ctx.vm, ctx.name, Object::Local, object.raw())?;
     let (node, prev) = (KernAddr::new(node), KernAddr::new(prev));
     let lists = &ctx.vm.objects.lists;
     if lists.head_of(node).is_some() || lists.head_of(prev) != Some(root.at) {
         return refuse_node(ctx, object);
     }
-    held::give_up(ctx.vm, ctx.name, object);
+    held::end_of(ctx.vm, ctx.name, Object::Local, object.raw());
     ctx.vm.objects.lists.insert_after(prev, node);
     Ok(0)
 }
@@ -248,7 +248,7 @@ pub(super) fn is_last(ctx: &mut Ctx<'_>, [head, node, ..]: [u64; 5]) -> Answer {
 pub(super) fn add(ctx: &mut Ctx<'_>, [root_at, node, less, ..]: [u64; 5]) -> Answer {
     let root = root(ctx, root_at, Kind::Tree)?;
     let object = object_of(ctx, node, &root)?;
-    held::check_owned(ctx.vm, ctx.name, object)?;
+    held::check_held(ctx.vm, ctx.name, Object::Local, object.raw())?;
     let slot = callback_slot(ctx, less)?;
     let node = KernAddr::new(node);
     if ctx.vm.objects.trees.root_of(node).is_some() {
@@ -273,7 +273,7 @@ pub(super) fn add(ctx: &mut Ctx<'_>, [root_at, node, less, ..]: [u64; 5]) -> Ans
     if !is_free || ctx.vm.objects.trees.root_of(node).is_some() {
         return Err(ctx.bad("the tree changed while its nodes were compared"));
     }
-    held::give_up(ctx.vm, ctx.name, object);
+    held::end_of(ctx.vm, ctx.name, Object::Local, object.raw());
     ctx.vm.objects.trees.insert(root.at, node, place);
     Ok(0)
 }

@@ -160,10 +160,10 @@ fn the_host_gets_back_what_is_left_newest_first() {
     let source =
         "r1 = 0x70; call test_acquire; r1 = 0x80; call test_acquire; r0 = *(u64 *)(r10 + 0); exit";
     let object = |addr| (Object::Reference("test_object"), addr);
-    let mut bench = bench(&source.replace("r0 = *(u64 *)(r10 + 0)", "call 200"));
+    let mut bench = bench(&source.replace("r0 = *(u64 *)(r10 + 0)", "call 250"));
     let error = bench.try_run(0).unwrap_err().to_string();
     // The error that ended the run stays.
-    assert_eq!(error, "program `main`, insn 4: helper 200 is not supported");
+    assert_eq!(error, "program `main`, insn 4: helper 250 is not supported");
     assert_eq!(bench.host.given_back, [object(0x80), object(0x70)]);
 }
 

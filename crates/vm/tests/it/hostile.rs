@@ -410,8 +410,8 @@ fn malformed_programs_are_refused_with_their_place() {
 fn what_only_a_verifier_would_catch_ends_the_run() {
     assert_eq!(abort("r0 = 1"), AbortCause::FellOffEnd);
     assert!(matches!(
-        abort("call 200; exit"),
-        AbortCause::UnsupportedHelper { id: 200 }
+        abort("call 250; exit"),
+        AbortCause::UnsupportedHelper { id: 250 }
     ));
     assert!(matches!(
         abort("call 999999; exit"),

@@ -6,6 +6,7 @@
 use super::ENGINE;
 
 mod arena;
+mod dynptrs;
 mod held;
 mod hostile;
 mod insns;
