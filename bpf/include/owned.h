@@ -77,13 +77,6 @@ struct bpf_rb_node *bpf_rbtree_first(struct bpf_rb_root *root) __ksym;
 #define bpf_list_push_back(head, node) bpf_list_push_back_impl(head, node, NULL, 0)
 #define bpf_rbtree_add(root, node, less) bpf_rbtree_add_impl(root, node, less, NULL, 0)
 
-// Look at what is there and take nothing out.
-struct bpf_list_node *bpf_list_front(struct bpf_list_head *head) __ksym;
-struct bpf_list_node *bpf_list_back(struct bpf_list_head *head) __ksym;
-struct bpf_rb_node *bpf_rbtree_root(struct bpf_rb_root *root) __ksym;
-struct bpf_rb_node *bpf_rbtree_left(struct bpf_rb_root *root, struct bpf_rb_node *node) __ksym;
-struct bpf_rb_node *bpf_rbtree_right(struct bpf_rb_root *root, struct bpf_rb_node *node) __ksym;
-
 static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
 static long (*const bpf_map_update_elem)(void *map, const void *key, const void *value,
 					 u64 flags) = (void *)2;
@@ -98,6 +91,13 @@ static void *(*const bpf_kptr_xchg)(void *dst, void *ptr) = (void *)194;
 	((type *)((void *)(ptr) - __builtin_offsetof(type, member)))
 
 #endif
+
+// Look at what is there and take nothing out.
+struct bpf_list_node *bpf_list_front(struct bpf_list_head *head) __ksym;
+struct bpf_list_node *bpf_list_back(struct bpf_list_head *head) __ksym;
+struct bpf_rb_node *bpf_rbtree_root(struct bpf_rb_root *root) __ksym;
+struct bpf_rb_node *bpf_rbtree_left(struct bpf_rb_root *root, struct bpf_rb_node *node) __ksym;
+struct bpf_rb_node *bpf_rbtree_right(struct bpf_rb_root *root, struct bpf_rb_node *node) __ksym;
 
 // A root and its lock lie in one section, which is a map of its own.
 #define in_section(name) SEC(".data." #name) __hidden __attribute__((aligned(8)))

@@ -234,6 +234,33 @@ SEC("syscall") int misuse(struct disowned_ctx *ctx)
 	return 0;
 }
 
+// Lists in objects in lists: no type of a kernel's program may own itself.
+struct nest {
+	struct bpf_spin_lock lock;
+	struct bpf_list_head inner __contains(nest, link);
+	struct bpf_list_node link;
+};
+
+SEC("syscall") int nest(struct disowned_ctx *ctx)
+{
+	struct nest *outer = bpf_obj_new(struct nest), *around;
+	u64 i;
+
+	for (i = 0; outer && i < ctx->in[0]; i++) {
+		around = bpf_obj_new(struct nest);
+		if (!around)
+			break;
+		bpf_spin_lock(&around->lock);
+		bpf_list_push_back(&around->inner, &outer->link);
+		bpf_spin_unlock(&around->lock);
+		outer = around;
+	}
+	ctx->out[0] = i;
+	if (outer)
+		bpf_obj_drop(outer);
+	return 0;
+}
+
 // Without a program of its own: a kptr that it stores itself and that another one owns.
 SEC("syscall") int forge(struct disowned_ctx *ctx)
 {

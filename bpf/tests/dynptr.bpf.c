@@ -14,19 +14,6 @@ struct bpf_dynptr {
 	u64 __opaque[2];
 } __attribute__((aligned(8)));
 
-int bpf_dynptr_adjust(struct bpf_dynptr *p, u64 start, u64 end) __ksym;
-bool bpf_dynptr_is_null(const struct bpf_dynptr *p) __ksym;
-bool bpf_dynptr_is_rdonly(const struct bpf_dynptr *p) __ksym;
-u64 bpf_dynptr_size(const struct bpf_dynptr *p) __ksym;
-int bpf_dynptr_clone(const struct bpf_dynptr *p, struct bpf_dynptr *clone__uninit) __ksym;
-void *bpf_dynptr_slice(const struct bpf_dynptr *p, u64 offset, void *buffer__nullable,
-		       u64 buffer__szk) __ksym;
-void *bpf_dynptr_slice_rdwr(const struct bpf_dynptr *p, u64 offset, void *buffer__nullable,
-			    u64 buffer__szk) __ksym;
-int bpf_dynptr_copy(const struct bpf_dynptr *dst_ptr, u64 dst_off, const struct bpf_dynptr *src_ptr,
-		    u64 src_off, u64 size) __ksym;
-int bpf_dynptr_memset(const struct bpf_dynptr *p, u64 offset, u64 size, u8 val) __ksym;
-
 static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
 static long (*const bpf_dynptr_from_mem)(void *data, u64 size, u64 flags,
 					 struct bpf_dynptr *ptr) = (void *)197;
@@ -44,6 +31,19 @@ static void *(*const bpf_dynptr_data)(const struct bpf_dynptr *ptr, u64 offset,
 #define BPF_MAP_TYPE_RINGBUF 27
 
 #endif
+
+int bpf_dynptr_adjust(struct bpf_dynptr *p, u64 start, u64 end) __ksym;
+bool bpf_dynptr_is_null(const struct bpf_dynptr *p) __ksym;
+bool bpf_dynptr_is_rdonly(const struct bpf_dynptr *p) __ksym;
+u64 bpf_dynptr_size(const struct bpf_dynptr *p) __ksym;
+int bpf_dynptr_clone(const struct bpf_dynptr *p, struct bpf_dynptr *clone__uninit) __ksym;
+void *bpf_dynptr_slice(const struct bpf_dynptr *p, u64 offset, void *buffer__nullable,
+		       u64 buffer__szk) __ksym;
+void *bpf_dynptr_slice_rdwr(const struct bpf_dynptr *p, u64 offset, void *buffer__nullable,
+			    u64 buffer__szk) __ksym;
+int bpf_dynptr_copy(const struct bpf_dynptr *dst_ptr, u64 dst_off, const struct bpf_dynptr *src_ptr,
+		    u64 src_off, u64 size) __ksym;
+int bpf_dynptr_memset(const struct bpf_dynptr *p, u64 offset, u64 size, u8 val) __ksym;
 
 struct dynptr_ctx {
 	u64 in[4];

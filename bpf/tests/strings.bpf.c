@@ -11,37 +11,36 @@ struct bpf_iter_bits {
 	u64 __opaque[2];
 } __attribute__((aligned(8)));
 
-int bpf_iter_bits_new(struct bpf_iter_bits *it, const u64 *unsafe_ptr__ign, u32 nr_words) __ksym;
-int *bpf_iter_bits_next(struct bpf_iter_bits *it) __ksym;
-void bpf_iter_bits_destroy(struct bpf_iter_bits *it) __ksym;
-
 struct bpf_dynptr {
 	u64 __opaque[2];
 } __attribute__((aligned(8)));
 
-int bpf_dynptr_memset(const struct bpf_dynptr *p, u64 offset, u64 size, u8 val) __ksym;
 static long (*const bpf_dynptr_from_mem)(void *data, u64 size, u64 flags,
 					 struct bpf_dynptr *ptr) = (void *)197;
 
-typedef unsigned long size_t;
+#endif
+
+int bpf_dynptr_memset(const struct bpf_dynptr *p, u64 offset, u64 size, u8 val) __ksym;
+
+int bpf_iter_bits_new(struct bpf_iter_bits *it, const u64 *unsafe_ptr__ign, u32 nr_words) __ksym;
+int *bpf_iter_bits_next(struct bpf_iter_bits *it) __ksym;
+void bpf_iter_bits_destroy(struct bpf_iter_bits *it) __ksym;
 
 int bpf_strlen(const char *s__ign) __ksym;
-int bpf_strnlen(const char *s__ign, size_t count) __ksym;
+int bpf_strnlen(const char *s__ign, u64 count) __ksym;
 int bpf_strcmp(const char *s1__ign, const char *s2__ign) __ksym;
 int bpf_strchr(const char *s__ign, char c) __ksym;
-int bpf_strnchr(const char *s__ign, size_t count, char c) __ksym;
+int bpf_strnchr(const char *s__ign, u64 count, char c) __ksym;
 int bpf_strchrnul(const char *s__ign, char c) __ksym;
 int bpf_strrchr(const char *s__ign, int c) __ksym;
 int bpf_strspn(const char *s__ign, const char *accept__ign) __ksym;
 int bpf_strcspn(const char *s__ign, const char *reject__ign) __ksym;
 int bpf_strstr(const char *s1__ign, const char *s2__ign) __ksym;
-int bpf_strnstr(const char *s1__ign, const char *s2__ign, size_t len) __ksym;
+int bpf_strnstr(const char *s1__ign, const char *s2__ign, u64 len) __ksym;
 int bpf_strcasecmp(const char *s1__ign, const char *s2__ign) __ksym __weak;
-int bpf_strncasecmp(const char *s1__ign, const char *s2__ign, size_t len) __ksym __weak;
+int bpf_strncasecmp(const char *s1__ign, const char *s2__ign, u64 len) __ksym __weak;
 int bpf_strcasestr(const char *s1__ign, const char *s2__ign) __ksym __weak;
-int bpf_strncasestr(const char *s1__ign, const char *s2__ign, size_t len) __ksym __weak;
-
-#endif
+int bpf_strncasestr(const char *s1__ign, const char *s2__ign, u64 len) __ksym __weak;
 
 struct strings_ctx {
 	u64 in[4];

@@ -2,7 +2,7 @@
 
 use crate::elf_writer::{self, FUNC, Section};
 use crate::kernel::{core_kernel, kernel};
-use crate::objects::{CORE, OBJECTS, SCHED};
+use crate::objects::{CORE, OBJECTS, OWNED, SCHED};
 use harena_bpf::btf::{Btf, BtfBuilder, IntEncoding, LayoutError, MemberDef, TypeId};
 use harena_bpf::isa::{asm, encode};
 use harena_bpf::{GlobalValue, Object, ParseError};
@@ -55,7 +55,7 @@ impl Random {
 
 #[test]
 fn truncation_at_every_byte() {
-    for whole in [OBJECTS, SCHED, CORE] {
+    for whole in [OBJECTS, SCHED, CORE, OWNED] {
         for len in 0..whole.len() {
             exercise(&whole[..len]);
         }
@@ -65,7 +65,7 @@ fn truncation_at_every_byte() {
 #[test]
 fn flipped_bytes() {
     let mut random = Random::new();
-    for whole in [OBJECTS, SCHED, CORE] {
+    for whole in [OBJECTS, SCHED, CORE, OWNED] {
         for _ in 0..4000 {
             let bytes = random.flipped(whole);
             exercise(&bytes);

@@ -7,6 +7,7 @@ use std::fmt::Write;
 
 pub(crate) const OBJECTS: &[u8] = include_bytes!("../fixtures/objects.bpf.o");
 pub(crate) const SCHED: &[u8] = include_bytes!("../fixtures/sched.bpf.o");
+pub(crate) const OWNED: &[u8] = include_bytes!("../../../../bpf/tests/owned.bpf.o");
 pub(crate) const CORE: &[u8] = include_bytes!("../fixtures/core.bpf.o");
 
 /// Everything an object says of itself, as text.

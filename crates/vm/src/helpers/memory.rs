@@ -100,13 +100,12 @@ fn check_kptr(ctx: &mut Ctx<'_>, field: KernAddr, ptr: u64) -> Result<(), Fail> 
     const MAPS_PER_INSN: u64 = 64;
     let maps = ctx.vm.owning_maps.len() as u64;
     ctx.vm.charge(maps / MAPS_PER_INSN)?;
-    let fields = ctx.vm.fields_around(field);
-    let kptr = fields.as_ref().and_then(|fields| {
+    let found = ctx.vm.fields_around(field, |fields| {
         let found = fields.at(field)?;
         let is_kptr = matches!(found.kind, SpecialKind::KptrRef | SpecialKind::KptrPercpu);
         is_kptr.then_some((fields.btf, *found))
     });
-    let Some((btf, kptr)) = kptr else {
+    let Some((btf, kptr)) = found.flatten() else {
         return Err(ctx.bad(format!("{field} is no kptr in a map value or an object")));
     };
     let (Some(target), Some(held)) = (kptr.target, held::reference(ctx.vm, ptr)) else {

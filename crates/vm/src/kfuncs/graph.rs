@@ -47,7 +47,7 @@ impl Kind {
 }
 
 /// What a field is as a lock, and where it lies.
-fn lock(fields: &Fields, field: &SpecialField) -> Option<(Object, KernAddr)> {
+fn lock(fields: &Fields<'_>, field: &SpecialField) -> Option<(Object, KernAddr)> {
     let lock = if field.kind == SpecialKind::SpinLock {
         Object::SpinLock
     } else if field.kind == SpecialKind::ResSpinLock {
@@ -66,26 +66,22 @@ fn root(ctx: &mut Ctx<'_>, addr: u64, kind: Kind) -> Result<Root, Fail> {
     if ctx.vm.runs.last().is_some_and(|run| run.comparing) {
         return Err(ctx.bad("not allowed in the callback that compares nodes"));
     }
-    let no_root = |ctx: &Ctx<'_>| ctx.bad(format!("{at} is no {name} in a map value or an object"));
-    let Some(fields) = ctx.vm.fields_around(at) else {
-        return Err(no_root(ctx));
+    let found = ctx.vm.fields_around(at, |fields| {
+        let field = fields.at(at).filter(|field| field.kind == kind.root())?;
+        let lock = fields.list.iter().find_map(|field| lock(fields, field));
+        Some((field.contains, fields.btf, lock))
+    });
+    let Some((holds, btf, lock)) = found.flatten() else {
+        return Err(ctx.bad(format!("{at} is no {name} in a map value or an object")));
     };
-    let Some(field) = fields.at(at).filter(|field| field.kind == kind.root()) else {
-        return Err(no_root(ctx));
-    };
-    let Some(holds) = field.contains else {
+    let Some(holds) = holds else {
         return Err(ctx.bad(format!("{name} {at} does not say which nodes it contains")));
     };
-    let lock = fields.list.iter().find_map(|field| lock(&fields, field));
     let Some((lock, place)) = lock else {
         return Err(ctx.bad(format!("no lock lies beside {name} {at}")));
     };
     held::check_locked(ctx.vm, ctx.name, lock, place)?;
-    Ok(Root {
-        at,
-        holds,
-        btf: fields.btf,
-    })
+    Ok(Root { at, holds, btf })
 }
 
 /// The object that an argument names a node of, for this root.

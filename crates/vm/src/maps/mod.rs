@@ -571,6 +571,20 @@ impl Map {
         offsets.filter_map(move |offset| block.checked_add(offset))
     }
 
+    /// Where the block of the value starts that holds `addr`, in a map of which that is known.
+    pub(crate) fn block_of(&self, addr: KernAddr) -> Option<KernAddr> {
+        if let Storage::Keyed {
+            by_addr: Some(by_addr),
+            ..
+        } = &self.storage
+        {
+            let (block, _) = by_addr.range(..=addr).next_back()?;
+            let offset = addr.offset_from(*block)?;
+            return (offset < self.block_size()).then_some(*block);
+        }
+        self.element_of(addr).map(|(_, block)| block)
+    }
+
     /// The key of the element whose value holds `addr`, and where that value starts.
     pub(crate) fn element_of(&self, addr: KernAddr) -> Option<(Box<[u8]>, KernAddr)> {
         match &self.storage {

@@ -66,13 +66,13 @@ pub(crate) struct Owned {
 
 /// The special fields of one object or map value.
 #[derive(Debug)]
-pub(crate) struct Fields {
+pub(crate) struct Fields<'a> {
     pub(crate) start: KernAddr,
     pub(crate) btf: BtfId,
-    pub(crate) list: Vec<SpecialField>,
+    pub(crate) list: &'a [SpecialField],
 }
 
-impl Fields {
+impl Fields<'_> {
     /// The field that starts at an address.
     pub(crate) fn at(&self, addr: KernAddr) -> Option<&SpecialField> {
         let offset = addr.offset_from(self.start)?;
@@ -310,29 +310,30 @@ impl Vm {
     fn value_around(&self, addr: KernAddr) -> Option<(&Map, KernAddr)> {
         self.owning_maps.iter().find_map(|id| {
             let map = &self.maps[id.index()];
-            let (_, block) = map.element_of(addr)?;
+            let block = map.block_of(addr)?;
             let offset = addr.offset_from(block)?;
             let copy = block.checked_add(offset - offset % map.stride())?;
             Some((map, copy))
         })
     }
 
-    /// The special fields of the object or map value around an address.
-    pub(crate) fn fields_around(&mut self, addr: KernAddr) -> Option<Fields> {
+    /// Asks something about the special fields of the object or map value around an address.
+    pub(crate) fn fields_around<R>(
+        &mut self,
+        addr: KernAddr,
+        ask: impl FnOnce(&Fields<'_>) -> R,
+    ) -> Option<R> {
         if let Some((start, own)) = self.objects.around(addr) {
-            let ty = own.ty;
-            let record = self.types.record(ty).ok()?;
-            return Some(Fields {
-                start,
-                btf: ty.btf,
-                list: record.fields.clone(),
-            });
+            let btf = own.ty.btf;
+            let record = self.types.record(own.ty).ok()?;
+            let list = &record.fields;
+            return Some(ask(&Fields { start, btf, list }));
         }
         let (map, start) = self.value_around(addr)?;
-        Some(Fields {
+        Some(ask(&Fields {
             start,
             btf: map.btf,
-            list: map.spec.special_fields.clone(),
-        })
+            list: &map.spec.special_fields,
+        }))
     }
 }

@@ -284,6 +284,55 @@ fn updates_copy_around_special_fields_and_drop_what_they_hold() {
     assert_eq!(bench.vm.mem().read_u64(at), Ok(0x0101_0101_0101_0101));
 }
 
+/// As in the kernel, whose hash makes another element, and whose array empties the one there is.
+#[test]
+fn timers_go_when_their_value_is_replaced_or_deleted() {
+    let start = "
+        *(u32 *)(r10 - 4) = 0
+        r1 = map(0) ll; r2 = r10; r2 += -4; call 1
+        if r0 == 0 goto out
+        r6 = r0
+        r1 = r6; r2 = map(0) ll; r3 = 1; call 169
+        r7 = r0
+        r1 = r6; r2 = func(fired) ll; call 170
+        r1 = r6; r2 = 1000; r3 = 0; call 171
+        r0 += r7
+    out:
+        exit
+    fired:
+        r0 = 0
+        exit";
+    for map_type in [MapType::ARRAY, MapType::HASH] {
+        let mut spec = map(map_type, 4, 16, 1);
+        spec.special_fields.push(SpecialField {
+            kind: SpecialKind::Timer,
+            offset: 0,
+            size: 16,
+            target: None,
+            contains: None,
+        });
+        let mut bench = Bench::new(start, vec![spec]);
+        let m = bench.loaded.maps[0];
+        let update = |bench: &mut Bench| {
+            let Bench { vm, host, .. } = bench;
+            vm.map_update(m, &key(0), &[0; 16], UpdateFlags::Any, host)
+        };
+        update(&mut bench).unwrap();
+        for _ in 0..2 {
+            // Initialising would be EBUSY if the timer were still there.
+            assert_eq!((bench.run(0), bench.host.armed.len()), (0, 1));
+            update(&mut bench).unwrap();
+            assert_eq!(bench.host.armed.len(), 0);
+        }
+        if map_type == MapType::HASH {
+            assert_eq!((bench.run(0), bench.host.armed.len()), (0, 1));
+            let Bench { vm, host, .. } = &mut bench;
+            vm.map_delete(m, &key(0), host).unwrap();
+            assert_eq!(host.armed.len(), 0);
+        }
+    }
+}
+
 #[test]
 fn creation_errors_are_the_kernels() {
     let refused = |spec: LinkedMap| {

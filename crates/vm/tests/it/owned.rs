@@ -6,10 +6,10 @@
 
 use std::fmt::Write as _;
 
-use harena_bpf::{Contained, LinkedObject, SpecialKind};
+use harena_bpf::{Contained, LinkedObject, ObjectFile, SpecialKind, link_objects};
 use harena_vm::{Abort, MapId, Region, RunArgs, RunResult, UpdateFlags, Vm};
 
-use super::objects::{CTX_SIZE, link};
+use super::objects::{CTX_SIZE, link, link_bytes, read};
 use super::support::{KFUNCS, TestHost, config};
 
 /// A test object in a machine of two CPUs.
@@ -24,7 +24,10 @@ pub(super) struct Machine {
 
 impl Machine {
     pub(super) fn new(file: &str) -> Self {
-        let object = link(file);
+        Self::of(link(file))
+    }
+
+    fn of(object: LinkedObject) -> Self {
         let mut vm = Vm::new(config(2)).expect("address space");
         let loaded = vm.load(&object, KFUNCS).expect("loads");
         assert_eq!(vm.jit_refused(), None);
@@ -357,4 +360,46 @@ fn programs_that_write_where_they_may_not_harm_nobody() {
     }
     assert_eq!(machine.run("misuse", &[0]).0, 0);
     assert_eq!(machine.vm.objects_owned(), 0);
+}
+
+/// Objects own each other to any depth, and dropping them is the program's work.
+#[test]
+fn a_deep_nest_is_dropped_without_recursion_and_counts() {
+    let mut machine = Machine::new("disowned");
+    let depth = 200_000;
+    let shallow = machine.try_run("nest", &[0]).unwrap().insns;
+    let result = machine.try_run("nest", &[depth]).unwrap();
+    assert_eq!(machine.vm.objects_owned(), 0);
+    // Each object costs when it is allocated and when it is dropped.
+    assert!(result.insns > shallow + depth * 32, "{}", result.insns);
+    // Over the limit it is dropped all the same, by the time the run has ended.
+    let mut config = config(1);
+    config.insn_budget = 50_000;
+    let mut vm = Vm::new(config).expect("address space");
+    let object = link("disowned");
+    let loaded = vm.load(&object, KFUNCS).expect("loads");
+    let nest = object.programs.iter().position(|p| p.name == "nest");
+    let nest = loaded.programs[nest.expect("it is there")];
+    let ctx = vm.mem().alloc(Region::Contexts, CTX_SIZE, 8).expect("room");
+    vm.write_args(ctx, &[100_000]).expect("room");
+    let ended = vm.run(nest, &RunArgs::new(ctx), &mut TestHost::default());
+    let error = ended.unwrap_err().to_string();
+    assert!(
+        error.contains("instruction budget of 50000 used up"),
+        "{error}"
+    );
+    assert_eq!(vm.objects_owned(), 0);
+}
+
+#[test]
+fn lists_and_trees_survive_static_linking() {
+    let bytes = read("owned");
+    let file = ObjectFile {
+        name: "owned",
+        bytes: &bytes,
+    };
+    let linked = link_objects(&[file]).expect("it fits");
+    let mut machine = Machine::of(link_bytes("linked", &linked));
+    machine.host.cpu = 1;
+    machine.replay(include_str!("owned-linux-6.18.txt"));
 }
