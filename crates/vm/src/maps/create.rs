@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use harena_abi::{ArenaOffset, Errno, PAGE_SIZE, UserAddr};
 use harena_arena::{Arena, ArenaSpec, Injection};
-use harena_bpf::{Contents, LinkedMap, MapType};
+use harena_bpf::{Contents, LinkedMap, MapType, SpecialKind};
 
 use super::bloom::{self, Bloom, HASH_FUNCS_MASK, Seed};
 use super::ringbuf::RingBuf;
@@ -227,7 +227,9 @@ fn checked(spec: &LinkedMap) -> Result<MapKind, VmLoadError> {
         map: spec.name.clone(),
         map_type: spec.map_type.to_string(),
     })?;
-    let checked = check_extra(kind, spec).and_then(|()| check(kind, spec));
+    let checked = check_extra(kind, spec)
+        .and_then(|()| check(kind, spec))
+        .and_then(|()| check_fields(kind, spec));
     checked.map_err(|(errno, reason)| VmLoadError::Map {
         map: spec.name.clone(),
         errno,
@@ -244,6 +246,41 @@ fn check_extra(kind: MapKind, spec: &LinkedMap) -> Result<(), Refusal> {
         Errno::EINVAL,
         "map_extra is not 0",
     )
+}
+
+/// What values of each map type may hold: `map_check_btf()`.
+fn check_fields(kind: MapKind, spec: &LinkedMap) -> Result<(), Refusal> {
+    use MapKind::{Array, CgrpStorage, Hash, LruHash, PercpuArray, PercpuHash, TaskStorage};
+    let fields = &spec.special_fields;
+    ensure(
+        fields.is_empty() || spec.map_flags & BPF_F_PROG_ACCESS == 0,
+        Errno::EACCES,
+        "values with special fields, which programs may not read or write",
+    )?;
+    for field in fields {
+        let may = match field.kind {
+            SpecialKind::SpinLock | SpecialKind::ResSpinLock => {
+                matches!(kind, Hash | Array | TaskStorage | CgrpStorage)
+            }
+            SpecialKind::Timer
+            | SpecialKind::Wq
+            | SpecialKind::TaskWork
+            | SpecialKind::ListHead
+            | SpecialKind::RbRoot => matches!(kind, Hash | LruHash | Array),
+            SpecialKind::KptrUntrusted
+            | SpecialKind::KptrRef
+            | SpecialKind::KptrPercpu
+            | SpecialKind::Refcount => matches!(
+                kind,
+                Hash | PercpuHash | LruHash | Array | PercpuArray | TaskStorage | CgrpStorage
+            ),
+            SpecialKind::Uptr => kind == TaskStorage,
+            // Bytes like any others, outside of objects.
+            SpecialKind::ListNode | SpecialKind::RbNode => true,
+        };
+        ensure(may, Errno::EOPNOTSUPP, "values with such a special field")?;
+    }
+    Ok(())
 }
 
 fn check(kind: MapKind, spec: &LinkedMap) -> Result<(), Refusal> {

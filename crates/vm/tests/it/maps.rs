@@ -394,3 +394,55 @@ fn creation_errors_are_the_kernels() {
     let error = vm.load(&odd, KFUNCS).unwrap_err();
     assert_eq!(error.to_string(), "map `m`: sockmap is not supported");
 }
+
+#[test]
+fn values_hold_what_their_map_type_supports() {
+    use SpecialKind::{KptrRef, ListHead, RbRoot, SpinLock, Timer, Uptr};
+    let refused = |map_type: MapType, kind: SpecialKind, map_flags: u32| {
+        let mut spec = LinkedMap {
+            map_flags,
+            ..map(map_type, 4, 16, 1)
+        };
+        if map_type == MapType::TASK_STORAGE {
+            (spec.max_entries, spec.map_flags) = (0, 1);
+        }
+        if map_type == MapType::QUEUE {
+            spec.key_size = 0;
+        }
+        spec.special_fields.push(SpecialField {
+            kind,
+            offset: 0,
+            size: 16,
+            target: None,
+            contains: None,
+        });
+        let mut vm = Vm::new(config(1)).unwrap();
+        match vm.load(&object(Vec::new(), vec![spec]), KFUNCS) {
+            Err(VmLoadError::Map { errno, .. }) => Some(errno),
+            Err(other) => panic!("{other}"),
+            Ok(_) => None,
+        }
+    };
+    let no = Some(Errno::EOPNOTSUPP);
+    for (map_type, kinds) in [
+        (MapType::HASH, [None, None, None, None, None, no]),
+        (MapType::ARRAY, [None, None, None, None, None, no]),
+        (MapType::LRU_HASH, [None, None, None, no, None, no]),
+        (MapType::PERCPU_HASH, [None, no, no, no, no, no]),
+        (MapType::PERCPU_ARRAY, [None, no, no, no, no, no]),
+        (MapType::TASK_STORAGE, [None, no, no, None, no, None]),
+        (MapType::QUEUE, [no, no, no, no, no, no]),
+    ] {
+        for (kind, errno) in [KptrRef, ListHead, RbRoot, SpinLock, Timer, Uptr]
+            .into_iter()
+            .zip(kinds)
+        {
+            assert_eq!(refused(map_type, kind, 0), errno, "{map_type}: {kind:?}");
+        }
+    }
+    // BPF_F_RDONLY_PROG
+    assert_eq!(
+        refused(MapType::ARRAY, SpinLock, 1 << 7),
+        Some(Errno::EACCES)
+    );
+}
