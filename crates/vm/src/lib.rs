@@ -11,6 +11,10 @@
 //! refused ends the run with an [`Abort`]; a bad *access* is contained, reported as a
 //! [`Violation`], and passed over.
 //!
+//! Programs own things: references and locks while they run, objects of their own types, and what
+//! they put into lists, trees and map values. What they do not give back, or have not got, ends
+//! the run with a [`Misuse`] that names where it was acquired.
+//!
 //! Programs are executed by an interpreter, the reference, or as machine code ([`Engine`]),
 //! with equal results.
 //!

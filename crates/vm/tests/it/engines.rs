@@ -687,3 +687,45 @@ fn a_disagreement_is_shown_by_a_small_program() {
     assert!(text.starts_with("result:\n  interpreter Err"), "{text}");
     assert!(text.ends_with("\n\n   0: call 7\n"), "{text}");
 }
+
+/// Compiled programs with objects, dynptrs and strings, whatever they are asked: results, counts,
+/// messages and memory are equal.
+#[test]
+fn compiled_programs_end_the_same_in_both_engines() {
+    for file in ["owned", "owned7", "disowned", "dynptr", "strings"] {
+        let ends = [Engine::Interpreter, Engine::Jit].map(|engine| ends_of(file, engine));
+        let [interpreted, compiled] = ends;
+        assert_eq!(interpreted, compiled, "{file}");
+        assert!(interpreted.iter().any(|end| end.contains("Ok")), "{file}");
+    }
+}
+
+/// What each program of a file ends with, for small arguments.
+fn ends_of(file: &str, engine: Engine) -> Vec<String> {
+    let object = super::interpreter::suite::objects::link(file);
+    let mut vm = Vm::new(VmConfig {
+        engine,
+        containment: Containment::Check,
+        insn_budget: 100_000,
+        ..VmConfig::new(2)
+    })
+    .unwrap();
+    let loaded = vm.load(&object, KFUNCS).unwrap();
+    assert_eq!(vm.jit_refused(), None);
+    let ctx = vm.mem().alloc(Region::Contexts, CONTEXT_SIZE, 8).unwrap();
+    let mut host = TestHost::default();
+    let mut ends = Vec::new();
+    for round in 0..30 {
+        for prog in &loaded.programs {
+            vm.write_args(ctx, &[round, round % 3, 7, 9]).unwrap();
+            let result = vm.run(*prog, &RunArgs::new(ctx), &mut host);
+            let result = result.map_err(|abort| (abort.insns, abort.to_string()));
+            let mut context = [0; 128];
+            vm.mem().read_bytes(ctx, &mut context).unwrap();
+            let owned = vm.objects_owned();
+            ends.push(format!("{result:?} {context:?} {owned}"));
+        }
+    }
+    ends.push(format!("{:?} {:?}", vm.violations(), host.given_back));
+    ends
+}

@@ -52,7 +52,7 @@ fn parse(folder: &str, file: &str) -> Object {
     Object::parse(file, &read_from(folder, file)).expect("parses")
 }
 
-pub(super) fn link(file: &str) -> LinkedObject {
+pub(crate) fn link(file: &str) -> LinkedObject {
     link_bytes(file, &read(file))
 }
 

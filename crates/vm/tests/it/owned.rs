@@ -403,3 +403,42 @@ fn lists_and_trees_survive_static_linking() {
     machine.host.cpu = 1;
     machine.replay(include_str!("owned-linux-6.18.txt"));
 }
+
+#[test]
+fn what_linux_7_added_works_by_its_names() {
+    let mut machine = Machine::new("owned7");
+    let einval = u64::MAX - 21;
+    for _ in 0..3 {
+        let (ret, out) = machine.run("middle", &[]);
+        assert_eq!((ret, &out[..8]), (0, &[1, 0, einval, 3, 0, 1, 1, 3][..]));
+        let (ret, out) = machine.run("tree_of_two", &[]);
+        assert_eq!((ret, &out[..3]), (0, &[1, 1, 2][..]));
+        assert_eq!(machine.run("late", &[]).1[..2], [5, 1]);
+        assert_eq!(machine.vm.objects_owned(), 0);
+    }
+}
+
+#[test]
+fn objects_have_the_sizes_that_the_kernel_allocates() {
+    let mut machine = Machine::new("owned7");
+    // 4088 bytes, 4089, none at all, a copy per CPU.
+    assert_eq!(machine.run("sizes", &[0]).1[..4], [0, 1, 1, 0]);
+    assert!(
+        machine
+            .error("sizes", &[1])
+            .ends_with("struct `large_copies` has 513 bytes, more than 512")
+    );
+    assert_eq!(machine.vm.objects_owned(), 0);
+}
+
+#[test]
+fn kptrs_go_with_the_object_or_the_element_that_makes_room() {
+    let mut machine = Machine::new("owned7");
+    assert_eq!(machine.run("pair", &[0, 0]).1[..2], [1, 1]);
+    assert_eq!(machine.vm.objects_owned(), 0);
+    for key in 0..5u64 {
+        assert_eq!(machine.run("pair", &[key, 1]).1[..2], [1, 1]);
+        let pairs = usize::try_from(key + 1).unwrap().min(2);
+        assert_eq!(machine.vm.objects_owned(), 2 * pairs);
+    }
+}

@@ -16,7 +16,7 @@ mod loading;
 mod maps;
 mod masked;
 mod more_maps;
-mod objects;
+pub(crate) mod objects;
 mod owned;
 mod random;
 mod reports;
