@@ -324,3 +324,23 @@ fn a_scheduler_that_releases_all_it_acquires_goes_on() {
     assert_eq!(outcome.exit.kind, scx::SCX_EXIT_UNREG, "{:?}", outcome.exit);
     assert!(int(&scheduler, "nr_rounds") > 0);
 }
+
+#[test]
+fn a_lock_beside_a_tree_that_stays_locked_ends_the_scheduler() {
+    let (outcome, scheduler) = Run {
+        sets: &[("keep_lock", "true")],
+        ..Run::mixed("tests/ranked")
+    }
+    .go();
+    assert_eq!(outcome.exit.kind, scx::SCX_EXIT_ERROR, "{:?}", outcome.exit);
+    let message = &outcome.exit.message;
+    assert!(
+        message.contains("program `ranked_enqueue`, insn "),
+        "{message}"
+    );
+    assert!(
+        message.contains(", locked here by `bpf_spin_lock`, is not unlocked at the program's end"),
+        "{message}"
+    );
+    assert!(scheduler.abort().is_some());
+}

@@ -163,3 +163,21 @@ fn timers_fire_and_rearm_until_the_scheduler_leaves() {
         int(&scheduler, "nr_timer")
     );
 }
+
+#[test]
+fn a_scheduler_keeps_its_waiting_tasks_in_a_tree_of_objects() {
+    let (outcome, scheduler) = Run {
+        workload: workload(
+            r#""light": { "instance": 12, "loop": -1, "run": 900, "sleep": 500, "priority": 5 },
+               "heavy": { "instance": 12, "loop": -1, "run": 30000, "sleep": 100 }"#,
+        ),
+        ..Run::mixed("tests/ranked")
+    }
+    .go();
+    assert_eq!(outcome.exit.kind, scx::SCX_EXIT_UNREG, "{:?}", outcome.exit);
+    let (added, taken) = (int(&scheduler, "nr_added"), int(&scheduler, "nr_taken"));
+    assert!(added > 500, "{added}");
+    // All others still wait.
+    assert!((taken..=taken + 24).contains(&added), "{added} and {taken}");
+    assert_eq!(int(&scheduler, "nr_gone"), 0);
+}

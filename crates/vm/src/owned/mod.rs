@@ -83,7 +83,6 @@ impl Fields<'_> {
 /// Memory that nobody owns any more.
 #[derive(Clone, Copy, Debug)]
 struct Dying {
-    at: KernAddr,
     size: u64,
     home: Home,
 }
@@ -92,7 +91,7 @@ struct Dying {
 #[derive(Debug, Default)]
 pub(crate) struct Objects {
     owned: BTreeMap<KernAddr, Owned>,
-    dying: Vec<Dying>,
+    dying: BTreeMap<KernAddr, Dying>,
     pub(crate) lists: Lists,
     pub(crate) trees: Trees,
 }
@@ -115,7 +114,7 @@ impl Objects {
 
     /// Whether what starts here lost its last owner in the outermost run.
     pub(crate) fn is_dying(&self, at: KernAddr) -> bool {
-        self.dying.iter().any(|dying| dying.at == at)
+        self.dying.contains_key(&at)
     }
 
     /// Adds an owner; false if there are too many.
@@ -137,13 +136,13 @@ impl Objects {
         }
         let owned = self.owned.remove(&at)?;
         let Owned { size, home, .. } = owned;
-        self.dying.push(Dying { at, size, home });
+        self.dying.insert(at, Dying { size, home });
         Some(owned)
     }
 
     /// Gives back the memory of objects without owners.
     pub(crate) fn free_dying(&mut self, mem: &GuestMem, nr_cpus: u32) {
-        for Dying { at, size, home } in self.dying.drain(..) {
+        for (at, Dying { size, home }) in std::mem::take(&mut self.dying) {
             match home {
                 Home::Kernel => mem.free(Region::Kernel, at, size, ALIGN),
                 Home::PerCpu => {

@@ -284,6 +284,38 @@ fn updates_copy_around_special_fields_and_drop_what_they_hold() {
     assert_eq!(bench.vm.mem().read_u64(at), Ok(0x0101_0101_0101_0101));
 }
 
+#[test]
+fn every_copy_of_a_value_gives_back_what_it_owns() {
+    let mut spec = map(MapType::PERCPU_HASH, 4, 16, 2);
+    spec.special_fields.push(SpecialField {
+        kind: SpecialKind::KptrRef,
+        offset: 8,
+        size: 8,
+        target: None,
+        contains: None,
+    });
+    let mut bench = Bench::new("exit", vec![spec]);
+    let m = bench.loaded.maps[0];
+    let Bench { vm, host, .. } = &mut bench;
+    vm.map_update(m, &key(0), &[0; 16], UpdateFlags::Any, host)
+        .unwrap();
+    for cpu in [0, 3] {
+        let value = vm.map_lookup(m, &key(0), Cpu::new(cpu)).unwrap();
+        let kptr = value.checked_add(8).unwrap();
+        vm.mem().write_u64(kptr, 0x70 + u64::from(cpu)).unwrap();
+    }
+    // An update is about one CPU.
+    host.cpu = 3;
+    vm.map_update(m, &key(0), &[1; 16], UpdateFlags::Exist, host)
+        .unwrap();
+    assert_eq!(host.given_back, [(Object::Kptr, 0x73)]);
+    vm.map_delete(m, &key(0), host).unwrap();
+    assert_eq!(
+        host.given_back,
+        [(Object::Kptr, 0x73), (Object::Kptr, 0x70)]
+    );
+}
+
 /// As in the kernel, whose hash makes another element, and whose array empties the one there is.
 #[test]
 fn timers_go_when_their_value_is_replaced_or_deleted() {
