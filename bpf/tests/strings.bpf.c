@@ -15,6 +15,10 @@ struct bpf_dynptr {
 	u64 __opaque[2];
 } __attribute__((aligned(8)));
 
+static long (*const bpf_strtol)(const char *buf, u64 buf_len, u64 flags,
+				 long *res) = (void *)105;
+static long (*const bpf_strtoul)(const char *buf, u64 buf_len, u64 flags,
+				  unsigned long *res) = (void *)106;
 static long (*const bpf_dynptr_from_mem)(void *data, u64 size, u64 flags,
 					 struct bpf_dynptr *ptr) = (void *)197;
 
@@ -158,6 +162,47 @@ SEC("syscall") int no_strings(struct strings_ctx *ctx)
 	ctx->out[9] = bpf_strspn(endless, "x");
 	ctx->out[10] = bpf_strnlen(gone, 0);
 	ctx->out[11] = bpf_strstr(text, endless);
+	return 0;
+}
+
+// Texts by in[0], of which in[2] bytes are looked at if that is not 0, in the base in[1].
+char numbers[][72] = {
+	"42 and more",
+	" \t-17",
+	"0x1F",
+	"017",
+	"0x",
+	"0xg",
+	"08",
+	"",
+	"-",
+	"abc",
+	"9223372036854775807",
+	"9223372036854775808",
+	"-9223372036854775808",
+	"-9223372036854775809",
+	"18446744073709551615",
+	"18446744073709551616",
+	"-0",
+	"+5",
+	"\xa0\v7",
+	"0000000000000000000000000000000000000000000000000000000000000000012",
+	"- 5",
+	"0X7fz",
+};
+
+SEC("syscall") int numbers_in_text(struct strings_ctx *ctx)
+{
+	u64 which = ctx->in[0], len = ctx->in[2] ?: sizeof(numbers[0]);
+	unsigned long natural = 99;
+	long whole = 99;
+
+	if (which >= sizeof(numbers) / sizeof(numbers[0]) || len > sizeof(numbers[0]))
+		return 1;
+	ctx->out[0] = bpf_strtol(numbers[which], len, ctx->in[1], &whole);
+	ctx->out[1] = whole;
+	ctx->out[2] = bpf_strtoul(numbers[which], len, ctx->in[1], &natural);
+	ctx->out[3] = natural;
 	return 0;
 }
 

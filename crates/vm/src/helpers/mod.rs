@@ -9,6 +9,7 @@ mod current;
 pub(crate) mod dynptr;
 mod maps;
 mod memory;
+mod number;
 mod print;
 mod timer;
 
@@ -208,6 +209,8 @@ helpers! {
     89 bpf_map_peek_elem maps::peek;
     93 bpf_spin_lock memory::spin_lock, Rules::of(Effect::Begin(Object::SpinLock));
     94 bpf_spin_unlock memory::spin_unlock, Rules::of(Effect::End(Object::SpinLock)).under_lock();
+    105 bpf_strtol number::strtol;
+    106 bpf_strtoul number::strtoul;
     112 bpf_probe_read_user memory::probe_read_user;
     113 bpf_probe_read_kernel memory::probe_read;
     114 bpf_probe_read_user_str memory::probe_read_user;
