@@ -15,6 +15,7 @@ struct bpf_dynptr {
 } __attribute__((aligned(8)));
 
 static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
+static long (*const bpf_copy_from_user)(void *dst, u32 size, const void *user) = (void *)148;
 static long (*const bpf_dynptr_from_mem)(void *data, u64 size, u64 flags,
 					 struct bpf_dynptr *ptr) = (void *)197;
 static long (*const bpf_ringbuf_reserve_dynptr)(void *ringbuf, u32 size, u64 flags,
@@ -44,6 +45,16 @@ void *bpf_dynptr_slice_rdwr(const struct bpf_dynptr *p, u64 offset, void *buffer
 int bpf_dynptr_copy(const struct bpf_dynptr *dst_ptr, u64 dst_off, const struct bpf_dynptr *src_ptr,
 		    u64 src_off, u64 size) __ksym;
 int bpf_dynptr_memset(const struct bpf_dynptr *p, u64 offset, u64 size, u8 val) __ksym;
+
+int bpf_probe_read_kernel_dynptr(const struct bpf_dynptr *dptr, u64 off, u64 size,
+				 const void *unsafe_ptr__ign) __ksym;
+int bpf_probe_read_kernel_str_dynptr(const struct bpf_dynptr *dptr, u64 off, u64 size,
+				     const void *unsafe_ptr__ign) __ksym;
+int bpf_probe_read_user_dynptr(const struct bpf_dynptr *dptr, u64 off, u64 size,
+			       const void *unsafe_ptr__ign) __ksym;
+int bpf_copy_from_user_dynptr(const struct bpf_dynptr *dptr, u64 off, u64 size,
+			      const void *unsafe_ptr__ign) __ksym;
+int bpf_copy_from_user_str(void *dst, u32 dst__sz, const void *unsafe_ptr__ign, u64 flags) __ksym;
 
 struct dynptr_ctx {
 	u64 in[4];
@@ -184,6 +195,64 @@ SEC("syscall") int record(struct dynptr_ctx *ctx)
 	bpf_ringbuf_discard_dynptr(&ptr, 0);
 	ctx->out[5] = bpf_ringbuf_reserve_dynptr(&ring, 1 << 24, 0, &ptr);
 	bpf_ringbuf_discard_dynptr(&ptr, 0);
+	return 0;
+}
+
+char text[16] = "a scheduler";
+
+// Into a dynptr, from a text and from where nothing is.
+SEC("syscall") int probes(struct dynptr_ctx *ctx)
+{
+	const void *gone = (void *)0xffff800000000000;
+	struct bpf_dynptr all, none;
+	u32 key = 0;
+	u8 *bytes = bpf_map_lookup_elem(&memory, &key);
+
+	if (!bytes)
+		return 1;
+	bpf_dynptr_from_mem(bytes, BYTES, 0, &all);
+	bpf_dynptr_from_mem(bytes, BYTES, 1, &none);
+	bpf_dynptr_memset(&all, 0, BYTES, 0xee);
+	ctx->out[0] = bpf_probe_read_kernel_dynptr(&all, 0, 5, text);
+	ctx->out[1] = *(u64 *)bytes;
+	ctx->out[2] = bpf_probe_read_kernel_dynptr(&all, 60, 5, text);
+	ctx->out[3] = bpf_probe_read_kernel_dynptr(&none, 0, 5, text);
+	// What is left there then depends on the machine.
+	ctx->out[4] = bpf_probe_read_kernel_dynptr(&all, 8, 8, gone);
+	ctx->out[5] = *(u64 *)(bytes + 16);
+	ctx->out[6] = bpf_probe_read_kernel_str_dynptr(&all, 16, 16, text);
+	ctx->out[7] = *(u64 *)(bytes + 24);
+	ctx->out[8] = bpf_probe_read_kernel_str_dynptr(&all, 32, 4, text);
+	ctx->out[9] = *(u64 *)(bytes + 32);
+	ctx->out[10] = bpf_probe_read_kernel_str_dynptr(&all, 40, 4, gone);
+	ctx->out[11] = *(u64 *)(bytes + 40);
+	return 0;
+}
+
+// From a user that is not there.
+SEC("syscall") int users(struct dynptr_ctx *ctx)
+{
+	struct bpf_dynptr all;
+	u64 word = 0x1111111111111111;
+	u32 key = 0;
+	u8 *bytes = bpf_map_lookup_elem(&memory, &key);
+
+	if (!bytes)
+		return 1;
+	bpf_dynptr_from_mem(bytes, BYTES, 0, &all);
+	bpf_dynptr_memset(&all, 0, BYTES, 0xee);
+	ctx->out[0] = bpf_probe_read_user_dynptr(&all, 0, 4, NULL);
+	ctx->out[1] = *(u64 *)bytes;
+	ctx->out[2] = bpf_copy_from_user_dynptr(&all, 8, 4, NULL);
+	ctx->out[3] = bpf_copy_from_user_dynptr(&all, 62, 4, NULL);
+	ctx->out[4] = bpf_copy_from_user_str(&word, 4, NULL, 0);
+	ctx->out[5] = word;
+	ctx->out[6] = bpf_copy_from_user_str(&word, 4, NULL, 1);
+	ctx->out[7] = word;
+	ctx->out[8] = bpf_copy_from_user_str(&word, 4, NULL, 2);
+	ctx->out[9] = bpf_copy_from_user(&word, 8, NULL);
+	ctx->out[10] = word;
+	ctx->out[11] = *(u64 *)(bytes + 8);
 	return 0;
 }
 

@@ -167,11 +167,11 @@ generic_kfuncs! {
         "int bpf_copy_from_user_task_str(void *dst, u32 dst__sz, const void *unsafe_ptr__ign, struct task_struct *tsk, u64 flags)";
     bpf_copy_from_user_dynptr user::copy_dynptr,
         "int bpf_copy_from_user_dynptr(const struct bpf_dynptr *dptr, u64 off, u64 size, const void *unsafe_ptr__ign)";
-    bpf_copy_from_user_str_dynptr user::copy_dynptr,
+    bpf_copy_from_user_str_dynptr user::copy_str_dynptr,
         "int bpf_copy_from_user_str_dynptr(const struct bpf_dynptr *dptr, u64 off, u64 size, const void *unsafe_ptr__ign)";
     bpf_copy_from_user_task_dynptr user::copy_dynptr,
         "int bpf_copy_from_user_task_dynptr(const struct bpf_dynptr *dptr, u64 off, u64 size, const void *unsafe_ptr__ign, struct task_struct *tsk)";
-    bpf_copy_from_user_task_str_dynptr user::copy_dynptr,
+    bpf_copy_from_user_task_str_dynptr user::copy_str_dynptr,
         "int bpf_copy_from_user_task_str_dynptr(const struct bpf_dynptr *dptr, u64 off, u64 size, const void *unsafe_ptr__ign, struct task_struct *tsk)";
     bpf_probe_read_user_dynptr user::probe_user_dynptr,
         "int bpf_probe_read_user_dynptr(const struct bpf_dynptr *dptr, u64 off, u64 size, const void *unsafe_ptr__ign)";

@@ -72,14 +72,9 @@ pub(super) fn copy_task_str(ctx: &mut Ctx<'_>, [dst, size, _, _, flags]: [u64; 5
     copy_string(ctx, dst, size, flags)
 }
 
-/// `bpf_copy_from_user_dynptr` and its kin that sleep.
-pub(super) fn copy_dynptr(ctx: &mut Ctx<'_>, args: [u64; 5]) -> Answer {
+/// `bpf_copy_from_user_dynptr(ptr, offset, size, user_ptr)`, and from a task's memory.
+pub(super) fn copy_dynptr(ctx: &mut Ctx<'_>, [ptr, offset, size, ..]: [u64; 5]) -> Answer {
     check_sleepable(ctx)?;
-    probe_user_dynptr(ctx, args)
-}
-
-/// `bpf_probe_read_user_dynptr(ptr, offset, size, user_ptr)`, and the same for a string.
-pub(super) fn probe_user_dynptr(ctx: &mut Ctx<'_>, [ptr, offset, size, ..]: [u64; 5]) -> Answer {
     let to = dynptr::room(ctx, ptr, offset, size)?;
     if size == 0 {
         return Ok(0);
@@ -88,12 +83,27 @@ pub(super) fn probe_user_dynptr(ctx: &mut Ctx<'_>, [ptr, offset, size, ..]: [u64
     Err(Errno::EFAULT.into())
 }
 
+/// `bpf_copy_from_user_str_dynptr`, and from a task's memory.
+pub(super) fn copy_str_dynptr(ctx: &mut Ctx<'_>, args: [u64; 5]) -> Answer {
+    check_sleepable(ctx)?;
+    probe_user_dynptr(ctx, args)
+}
+
+/// `bpf_probe_read_user_dynptr(ptr, offset, size, user_ptr)`, and the same for a string. Clears
+/// nothing.
+pub(super) fn probe_user_dynptr(ctx: &mut Ctx<'_>, [ptr, offset, size, ..]: [u64; 5]) -> Answer {
+    dynptr::room(ctx, ptr, offset, size)?;
+    if size == 0 {
+        return Ok(0);
+    }
+    Err(Errno::EFAULT.into())
+}
+
 /// `bpf_probe_read_kernel_dynptr(ptr, offset, size, from)`.
 pub(super) fn probe_dynptr(ctx: &mut Ctx<'_>, [ptr, offset, size, from, _]: [u64; 5]) -> Answer {
     let to = dynptr::room(ctx, ptr, offset, size)?;
     let from = KernAddr::new(from);
     if !ctx.vm.mem.readable(from, size) {
-        clear(ctx, to.raw(), size)?;
         return Err(Errno::EFAULT.into());
     }
     ctx.charge_argument(size)?;
@@ -113,7 +123,7 @@ pub(super) fn probe_str_dynptr(
     };
     ctx.charge_argument(size)?;
     let Ok(mut text) = ctx.vm.mem.cstr(KernAddr::new(from), room) else {
-        clear(ctx, to.raw(), size)?;
+        ctx.put(to.raw(), &[0])?;
         return Err(Errno::EFAULT.into());
     };
     text.push(0);

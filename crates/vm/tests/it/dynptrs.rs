@@ -131,3 +131,16 @@ fn iterators_over_bits_are_destroyed_once() {
             .contains("is not created any more: it was destroyed")
     );
 }
+
+#[test]
+fn who_may_not_sleep_copies_nothing_from_users() {
+    for name in ["bpf_copy_from_user_str", "bpf_copy_from_user_task_str"] {
+        let id = super::support::generic(name);
+        let mut bench = super::support::Bench::new(&format!("call kfunc {id}; exit"), Vec::new());
+        let error = bench.try_run(0).unwrap_err().to_string();
+        assert!(
+            error.ends_with(&format!("kfunc `{name}` is not allowed here")),
+            "{error}"
+        );
+    }
+}
