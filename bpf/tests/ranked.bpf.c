@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //
 // ranked: weighted fairness with a red-black tree of the scheduler's own, by virtual time. Each
-// task that waits is a node; dispatch takes the first one out.
+// task that waits is a node; dispatch takes the first one out. Any task may be sent to any CPU.
 #include "scx.h"
 #include "owned.h"
 

@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use harena_abi::{ArenaOffset, Errno, KernAddr, PAGE_SIZE, PageIndex, UserAddr};
 use harena_arena::Arena;
+use harena_bpf::SpecialKind;
 
 use crate::error::{Abort, AbortCause};
 use crate::exec::{self, Entry};
 use crate::held::{self, Effect, Object, Rules, Watched};
-use crate::helpers::{Answer, Ctx, Fail, answer, dynptr, rules, stream_vprintk};
+use crate::helpers::{Answer, Ctx, Fail, answer, check_lock, dynptr, rules, stream_vprintk};
 use crate::host::{Call, ContextSet, Host, KfuncArg, KfuncDesc, Sleepable};
 use crate::program::{ProgId, Program};
 use crate::vm::Vm;
@@ -379,6 +380,7 @@ fn irq_save(ctx: &mut Ctx<'_>, [flags, ..]: [u64; 5]) -> Answer {
 
 /// Only an outer run can hold the lock: the kernel's deadlock detection would find it.
 fn res_spin_lock(ctx: &mut Ctx<'_>, [lock, ..]: [u64; 5]) -> Answer {
+    check_lock(ctx, lock, SpecialKind::ResSpinLock)?;
     let (mem, addr) = (&ctx.vm.mem, KernAddr::new(lock));
     let writable = mem.writable_by_program(addr, 4);
     let taken = writable.and_then(|()| mem.cmpxchg_u32(addr, 0, 1));

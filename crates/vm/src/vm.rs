@@ -209,7 +209,7 @@ pub struct Vm {
     /// What programs allocated.
     pub(crate) objects: Box<Objects>,
     pub(crate) on_stacks: Box<OnStacks>,
-    /// Maps whose values hold lists, trees or kptrs.
+    /// Maps whose values hold locks, lists, trees or kptrs.
     pub(crate) owning_maps: Vec<MapId>,
     /// Arenas whose pages were freed where the program could not wait for it.
     pub(crate) deferred_frees: BTreeSet<MapId>,

@@ -94,16 +94,38 @@ pub(super) fn kptr_xchg(ctx: &mut Ctx<'_>, [field, ptr, ..]: [u64; 5]) -> Answer
     swapped.map_err(|fault| ctx.fault(fault))
 }
 
-/// Refuses what is no kptr, or one to another type.
-fn check_kptr(ctx: &mut Ctx<'_>, field: KernAddr, ptr: u64) -> Result<(), Fail> {
+/// Counts the work of finding the map that an address is in.
+fn charge_search(ctx: &mut Ctx<'_>) -> Result<(), Fail> {
     /// Maps that are looked at in the time of one instruction.
     const MAPS_PER_INSN: u64 = 64;
     let maps = ctx.vm.owning_maps.len() as u64;
-    ctx.vm.charge(maps / MAPS_PER_INSN)?;
+    Ok(ctx.vm.charge(maps / MAPS_PER_INSN)?)
+}
+
+/// Refuses what is no lock of this kind.
+pub(crate) fn check_lock(ctx: &mut Ctx<'_>, lock: u64, kind: SpecialKind) -> Result<(), Fail> {
+    charge_search(ctx)?;
+    let at = KernAddr::new(lock);
+    let is_lock = ctx
+        .vm
+        .fields_around(at, |fields| fields.at(at, |found| found == kind).is_some());
+    if is_lock == Some(true) {
+        return Ok(());
+    }
+    let name = if kind == SpecialKind::SpinLock {
+        "bpf_spin_lock"
+    } else {
+        "bpf_res_spin_lock"
+    };
+    Err(ctx.bad(format!("{at} is no {name} in a map value or an object")))
+}
+
+/// Refuses what is no kptr, or one to another type.
+fn check_kptr(ctx: &mut Ctx<'_>, field: KernAddr, ptr: u64) -> Result<(), Fail> {
+    charge_search(ctx)?;
     let found = ctx.vm.fields_around(field, |fields| {
-        let found = fields.at(field)?;
-        let is_kptr = matches!(found.kind, SpecialKind::KptrRef | SpecialKind::KptrPercpu);
-        is_kptr.then_some((fields.btf, *found))
+        let is_kptr = |kind| matches!(kind, SpecialKind::KptrRef | SpecialKind::KptrPercpu);
+        Some((fields.btf, *fields.at(field, is_kptr)?))
     });
     let Some((btf, kptr)) = found.flatten() else {
         return Err(ctx.bad(format!("{field} is no kptr in a map value or an object")));
@@ -145,6 +167,7 @@ fn check_kptr(ctx: &mut Ctx<'_>, field: KernAddr, ptr: u64) -> Result<(), Fail> 
 
 /// `bpf_spin_lock`: one thread runs all programs, so a held lock is held by an outer one.
 pub(super) fn spin_lock(ctx: &mut Ctx<'_>, [lock, ..]: [u64; 5]) -> Answer {
+    check_lock(ctx, lock, SpecialKind::SpinLock)?;
     let addr = KernAddr::new(lock);
     let mem = &ctx.vm.mem;
     let writable = mem.writable_by_program(addr, 4);

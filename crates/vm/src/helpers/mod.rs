@@ -24,6 +24,7 @@ use crate::program::Program;
 use crate::vm::Vm;
 
 pub(crate) use callback::{call_back, callback_slot, run_timer};
+pub(crate) use memory::check_lock;
 pub(crate) use print::stream_vprintk;
 
 /// How a helper or kfunc fails.

@@ -67,7 +67,7 @@ fn root(ctx: &mut Ctx<'_>, addr: u64, kind: Kind) -> Result<Root, Fail> {
         return Err(ctx.bad("not allowed in the callback that compares nodes"));
     }
     let found = ctx.vm.fields_around(at, |fields| {
-        let field = fields.at(at).filter(|field| field.kind == kind.root())?;
+        let field = fields.at(at, |found| found == kind.root())?;
         let lock = fields.list.iter().find_map(|field| lock(fields, field));
         Some((field.contains, fields.btf, lock))
     });

@@ -551,12 +551,14 @@ impl Map {
         }
     }
 
-    /// Whether there are lists, trees or kptrs in its values.
+    /// Whether there are locks, lists, trees or kptrs in its values.
     pub(crate) fn owns_things(&self) -> bool {
         self.spec.special_fields.iter().any(|field| {
             matches!(
                 field.kind,
-                SpecialKind::ListHead
+                SpecialKind::SpinLock
+                    | SpecialKind::ResSpinLock
+                    | SpecialKind::ListHead
                     | SpecialKind::RbRoot
                     | SpecialKind::KptrRef
                     | SpecialKind::KptrPercpu

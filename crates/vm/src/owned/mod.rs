@@ -73,10 +73,15 @@ pub(crate) struct Fields<'a> {
 }
 
 impl Fields<'_> {
-    /// The field that starts at an address.
-    pub(crate) fn at(&self, addr: KernAddr) -> Option<&SpecialField> {
+    /// The field of such a kind that starts at an address.
+    pub(crate) fn at(
+        &self,
+        addr: KernAddr,
+        is_it: impl Fn(SpecialKind) -> bool,
+    ) -> Option<&SpecialField> {
         let offset = addr.offset_from(self.start)?;
-        self.list.iter().find(|f| u64::from(f.offset) == offset)
+        let mut there = self.list.iter().filter(|f| u64::from(f.offset) == offset);
+        there.find(|field| is_it(field.kind))
     }
 }
 

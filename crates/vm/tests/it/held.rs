@@ -27,17 +27,21 @@ fn text(text: &str) -> String {
     text
 }
 
-/// Two locks' or kptrs' worth of memory.
+/// Memory for two things of any kind.
 fn data() -> Vec<LinkedMap> {
-    let kptr = |offset| SpecialField {
-        kind: SpecialKind::KptrRef,
+    use SpecialKind::{KptrRef, ResSpinLock, SpinLock};
+    let field = |kind, offset| SpecialField {
+        kind,
         offset,
         size: 8,
         target: None,
         contains: None,
     };
     vec![LinkedMap {
-        special_fields: vec![kptr(0), kptr(8)],
+        special_fields: [KptrRef, ResSpinLock, SpinLock]
+            .into_iter()
+            .flat_map(|kind| [field(kind, 0), field(kind, 8)])
+            .collect(),
         ..map(MapType::ARRAY, 4, 16, 1)
     }]
 }
@@ -517,4 +521,24 @@ fn a_run_inside_another_has_books_of_its_own() {
             vec![object(0x80), object(0x70)]
         )
     );
+}
+
+#[test]
+fn locks_are_what_the_types_say() {
+    assert_eq!(
+        error("r1 = map_value(0, 4) ll; call bpf_res_spin_lock; exit")
+            .rsplit_once("`: ")
+            .map(|(_, what)| what.trim_start_matches("0xffff8803")),
+        Some("40000004 is no bpf_res_spin_lock in a map value or an object")
+    );
+    let of_the_other_sort = |text: &str, kind: SpecialKind| {
+        let mut maps = data();
+        maps[0].special_fields.retain(|field| field.kind == kind);
+        let mut bench = Bench::new(&self::text(text), maps);
+        bench.try_run(0).expect_err(text).to_string()
+    };
+    let lock = "r1 = map_value(0, 0) ll; call bpf_res_spin_lock; exit";
+    assert!(of_the_other_sort(lock, SpecialKind::SpinLock).contains("is no bpf_res_spin_lock"));
+    let lock = "r1 = map_value(0, 0) ll; call 93; exit";
+    assert!(of_the_other_sort(lock, SpecialKind::ResSpinLock).contains("is no bpf_spin_lock"));
 }
