@@ -2,7 +2,8 @@
 //!
 //! What a root holds is declared (`contains:`), and the lock that protects it lies beside it: in
 //! the same map value, or in the same object. Whoever calls any of these holds that lock. A node
-//! that is put in is the list's or tree's from then on, and may be looked at until the lock goes.
+//! that is put in is the list's or tree's from then on, and may be looked at until the lock goes:
+//! plain loads and stores after that are not found out, as the memory is there for the whole run.
 
 use harena_abi::{Errno, KernAddr};
 use harena_bpf::{Contained, SpecialField, SpecialKind};
