@@ -121,6 +121,10 @@ impl Sides<'_> {
             comparison.poisoned += 1;
             return b.code == 0x85 && is_call && is_missing;
         }
+        if program.jump_tables.contains_key(&slot) {
+            // There it is a map of its own.
+            return a.dst == b.dst && b.pseudo_load() == Some(PseudoLoad::MapValue);
+        }
         if let (Some(PseudoCall::Kfunc), Some(PseudoCall::Kfunc)) =
             (a.pseudo_call(), b.pseudo_call())
         {
