@@ -185,6 +185,8 @@ struct State {
 enum Temp {
     /// The cut address of this register.
     Cut(u8),
+    /// Its low half, which is an offset in the arena.
+    Low(u8),
     /// What this register was, if anybody asks for it.
     Saved(u8),
 }
@@ -218,7 +220,8 @@ impl State {
     /// A register gets another value.
     fn forget(&mut self, reg: u8) {
         let only = RegSet::of(reg);
-        self.temp.take_if(|(temp, _)| *temp == Temp::Cut(reg));
+        let cuts = [Temp::Cut(reg), Temp::Low(reg)];
+        self.temp.take_if(|(temp, _)| cuts.contains(temp));
         self.copies = self.copies.without(only);
         self.sums = self.sums.without(only);
         for copy in self.copies.iter() {
@@ -278,13 +281,7 @@ impl Planner<'_> {
             Some(Contained::Frame(_)) => true,
             Some(Contained::Masked) if op.code.class() != Class::Atomic => self.masked(slot),
             Some(Contained::Arena) if op.code.class() != Class::Atomic => {
-                // To store r10 takes both temporaries.
-                let stores_r10 = op.code.class() == Class::Store && op.src == R10;
-                let is_whole = widths.of(base_of(op)) <= 32 && !stores_r10;
-                if is_whole {
-                    self.plans[slot].address = Address::Whole;
-                }
-                is_whole
+                self.in_arena(slot, widths.of(base_of(op)))
             }
             Some(_) => false,
         };
@@ -328,18 +325,35 @@ impl Planner<'_> {
             self.plans[slot].address = Address::Anchored(reg, Index::None);
             return true;
         }
+        self.hold(slot, Temp::Cut(reg));
+        // The value to store may need what T0 is for.
+        !stores_r10(op)
+    }
+
+    /// The same of an access to the arena, through a register of so many bits.
+    fn in_arena(&mut self, slot: usize, width: u8) -> bool {
+        let op = &self.ops[slot];
+        // To store r10 takes both temporaries.
+        if width <= 32 && !stores_r10(op) {
+            self.plans[slot].address = Address::Whole;
+            return true;
+        }
+        self.hold(slot, Temp::Low(base_of(op)));
+        !stores_r10(op)
+    }
+
+    /// An access needs this in T0, where it stays.
+    fn hold(&mut self, slot: usize, wanted: Temp) {
         match self.state.temp {
-            Some((temp, by)) if temp == Temp::Cut(reg) => {
+            Some((temp, by)) if temp == wanted => {
                 self.plans[slot].address = Address::Held;
                 self.keep(by, slot);
             }
             Some(_) | None => {
                 self.state.lose_temp();
-                self.state.temp = Some((Temp::Cut(reg), slot));
+                self.state.temp = Some((wanted, slot));
             }
         }
-        // The value to store may need what T0 is for.
-        op.code.class() == Class::Load || op.src != R10
     }
 
     /// T0 is needed from one operation to another.
@@ -381,6 +395,10 @@ impl Planner<'_> {
             _ => (None, None),
         }
     }
+}
+
+fn stores_r10(op: &Op) -> bool {
+    op.code.class() == Class::Store && op.src == R10
 }
 
 /// Whether an operation that is none on memory needs T0.

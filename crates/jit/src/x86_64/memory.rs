@@ -132,7 +132,9 @@ impl Emitter<'_> {
             Contained::Arena => {
                 let mut reg = NATIVE[usize::from(base_of(op))];
                 if address != Address::Whole {
-                    dynasm!(self.asm(); .arch x64; mov Rd(T0), Rd(reg));
+                    if address != Address::Held {
+                        dynasm!(self.asm(); .arch x64; mov Rd(T0), Rd(reg));
+                    }
                     reg = T0;
                 }
                 let arena = self.role(Role::Arena, T1);
