@@ -22,4 +22,4 @@ pub use bases::{Base, bases, reached, stack_depths};
 pub use blocks::{Arena, block_lengths as blocks};
 pub use live::{RegSet, live_after, reads, writes};
 pub use space::{Space, mark};
-pub use width::{WidthAnalysis, Widths, widths};
+pub use width::{Widths, widths};

@@ -15,7 +15,7 @@
 )]
 
 use crate::analysis::counted::{Counter, counters};
-use crate::analysis::forward::{Before, Facts, Program};
+use crate::analysis::forward::{Facts, Program};
 use crate::code::{Class, Op, OpCode};
 
 /// Bits of a register of which nothing is known.
@@ -35,13 +35,6 @@ impl Widths {
     }
 }
 
-/// The widths of registers everywhere in a program.
-#[derive(Debug)]
-pub struct WidthAnalysis<'a> {
-    before: Before<Widths>,
-    rules: Rules<'a>,
-}
-
 #[derive(Debug)]
 struct Rules<'a> {
     ops: &'a [Op],
@@ -49,11 +42,11 @@ struct Rules<'a> {
     counters: Vec<Counter>,
 }
 
-/// Finds the widths of registers. `blocks` are the program's (see [`crate::analysis::blocks`]);
-/// `functions` the first slots of its functions, and those that jump tables lead to, which may be
-/// entered with anything in their registers.
+/// The widths of registers before each slot. `blocks` are the program's (see
+/// [`crate::analysis::blocks`]); `functions` the first slots of its functions, and those that jump
+/// tables lead to, which may be entered with anything in their registers.
 #[must_use]
-pub fn widths<'a>(ops: &'a [Op], blocks: &'a [u32], functions: &[u32]) -> WidthAnalysis<'a> {
+pub fn widths(ops: &[Op], blocks: &[u32], functions: &[u32]) -> Vec<Widths> {
     let entries = functions.iter().map(|start| *start as usize);
     let entries = entries.filter(|start| *start < ops.len());
     let entries = [0].into_iter().chain(entries);
@@ -62,21 +55,17 @@ pub fn widths<'a>(ops: &'a [Op], blocks: &'a [u32], functions: &[u32]) -> WidthA
         ops,
         counters: counters(program, functions),
     };
-    let before = program.solve(&mut rules, entries.map(|slot| (slot, Widths::UNKNOWN)));
-    WidthAnalysis { before, rules }
-}
-
-impl WidthAnalysis<'_> {
-    /// The widths before the block that begins at a slot.
-    #[must_use]
-    pub fn before(&self, block: usize) -> Widths {
-        self.before.at(block).copied().unwrap_or(Widths::UNKNOWN)
-    }
-
-    /// Follows the operation in a slot.
-    pub fn step(&self, slot: usize, widths: &mut Widths) {
-        self.rules.follow(slot, widths);
-    }
+    let at_blocks = program.solve(&mut rules, entries.map(|slot| (slot, Widths::UNKNOWN)));
+    let mut known = Widths::UNKNOWN;
+    let slots = blocks.iter().enumerate().map(|(slot, block)| {
+        if *block != 0 {
+            known = at_blocks.at(slot).copied().unwrap_or(Widths::UNKNOWN);
+        }
+        let before = known;
+        rules.follow(slot, &mut known);
+        before
+    });
+    slots.collect()
 }
 
 impl Facts for Rules<'_> {
@@ -279,19 +268,10 @@ mod tests {
     fn at_exits(text: &str, functions: &[u32], reg: u8) -> Vec<u8> {
         let code = decode(&asm(text).unwrap()).unwrap();
         let blocks = blocks(&code.ops, functions, Arena::None);
-        let analysis = widths(&code.ops, &blocks, functions);
-        let mut found = Vec::new();
-        let mut known = Widths::UNKNOWN;
-        for (slot, op) in code.ops.iter().enumerate() {
-            if blocks[slot] != 0 {
-                known = analysis.before(slot);
-            }
-            if op.code == OpCode::Exit {
-                found.push(known.of(reg));
-            }
-            analysis.step(slot, &mut known);
-        }
-        found
+        let before = widths(&code.ops, &blocks, functions);
+        let exits = code.ops.iter().zip(before);
+        let exits = exits.filter(|(op, _)| op.code == OpCode::Exit);
+        exits.map(|(_, widths)| widths.of(reg)).collect()
     }
 
     #[test]

@@ -15,7 +15,7 @@
     reason = "slots of a program; registers below 11; weights are small"
 )]
 
-use harena_bpf::analysis::{self, RegSet, WidthAnalysis, Widths};
+use harena_bpf::analysis::{self, RegSet, Widths};
 use harena_bpf::code::{Class, Op, OpCode};
 
 use super::R10;
@@ -260,17 +260,14 @@ struct Planner<'a> {
 }
 
 impl Planner<'_> {
-    fn program(&mut self, blocks: &[u32], widths: &WidthAnalysis<'_>) {
-        let mut known = widths.before(0);
+    fn program(&mut self, blocks: &[u32], widths: &[Widths]) {
         for (slot, block) in blocks.iter().enumerate() {
             if *block != 0 {
                 self.state = State::default();
-                known = widths.before(slot);
             } else if self.ops[slot].code == OpCode::Hole {
                 continue;
             }
-            self.op(slot, &known);
-            widths.step(slot, &mut known);
+            self.op(slot, &widths[slot]);
         }
     }
 
