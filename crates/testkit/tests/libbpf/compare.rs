@@ -137,6 +137,12 @@ impl Sides<'_> {
                 let address = ldimm64_value(a.imm, ours[1].imm);
                 a.dst == b.dst && self.stands_for(address, &self.type_name(b.imm))
             }
+            (Some(PseudoLoad::Value), Some(PseudoLoad::Value)) if ours != theirs => {
+                let address = ldimm64_value(a.imm, ours[1].imm);
+                let theirs = ldimm64_value(b.imm, theirs[1].imm);
+                let mut names = names_at(theirs).into_iter();
+                a.dst == b.dst && names.any(|name| self.stands_for(address, &name))
+            }
             (Some(wanted), Some(found)) if wanted == found && is_of_map(wanted) => {
                 let known = *comparison.maps.entry(b.imm).or_insert(a.imm);
                 let same = Insn { imm: 0, ..a } == Insn { imm: 0, ..b };
@@ -191,6 +197,18 @@ impl Sides<'_> {
         let moved = *comparison.moved.get_or_insert(farther);
         farther == moved && (moved == 0 || moved == start)
     }
+}
+
+/// What lies at an address of the running kernel, where libbpf looks for what has no type.
+fn names_at(address: u64) -> Vec<String> {
+    let symbols = std::fs::read_to_string("/proc/kallsyms").unwrap_or_default();
+    let names = symbols.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        let at = u64::from_str_radix(words.next()?, 16).ok()?;
+        let name = words.nth(1)?;
+        (at == address).then(|| name.to_owned())
+    });
+    names.collect()
 }
 
 fn is_of_map(load: PseudoLoad) -> bool {
