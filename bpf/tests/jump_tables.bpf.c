@@ -7,7 +7,7 @@
 
 char _license[] SEC("license") = "GPL";
 
-struct context {
+struct jump_ctx {
 	u64 in[4];
 	u64 out[12];
 };
@@ -19,7 +19,7 @@ struct context {
 		ctx->out[n % 5] += n; \
 		break;
 
-static __noinline u64 turn(struct context *ctx, u64 which, u64 value)
+static __noinline u64 turn(struct jump_ctx *ctx, u64 which, u64 value)
 {
 	switch (which) {
 		STEP(0, value += 11)
@@ -36,13 +36,13 @@ static __noinline u64 turn(struct context *ctx, u64 which, u64 value)
 	return value;
 }
 
-SEC("syscall") int once(struct context *ctx)
+SEC("syscall") int once(struct jump_ctx *ctx)
 {
 	ctx->out[8] = turn(ctx, ctx->in[0], ctx->in[1]);
 	return 0;
 }
 
-SEC("syscall") int often(struct context *ctx)
+SEC("syscall") int often(struct jump_ctx *ctx)
 {
 	u64 value = ctx->in[1];
 
