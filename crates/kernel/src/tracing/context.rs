@@ -37,6 +37,15 @@ pub(crate) const CONTEXT_MAX: u64 = RECORD_MAX + LINE_MAX;
 
 const BACKED: &str = "the level's block is mapped";
 
+/// Writes fields of a trace event's record; one that is called as its value needs none.
+macro_rules! put {
+    (@ $field:ident $value:expr) => { $value };
+    (@ $field:ident) => { $field };
+    ($writer:ident, $record:ident { $($field:ident $(: $value:expr)?),* $(,)? }) => {
+        $($writer.put(field!($record, $field), put!(@ $field $($value)?));)*
+    };
+}
+
 /// What is seen at one place.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Seen {
@@ -198,27 +207,44 @@ impl Reader<'_> {
             Moment::SchedProcessFree(p) => self.free(p),
             Moment::CpuIdle { cpu, idle } => {
                 let state = if idle { IDLE_STATE } else { PWR_EVENT_EXIT };
-                self.put(field!(trace_event_raw_cpu, state), state);
-                self.put(field!(trace_event_raw_cpu, cpu_id), cpu.raw());
+                put!(
+                    self,
+                    trace_event_raw_cpu {
+                        state,
+                        cpu_id: cpu.raw(),
+                    }
+                );
             }
             Moment::SchedStatRuntime { task, runtime } => self.runtime(task, runtime),
             // The first field of either record.
             Moment::IrqEntry(interrupt) | Moment::IrqExit(interrupt) => {
-                self.put(field!(trace_event_raw_softirq, vec), vector(interrupt));
+                put!(
+                    self,
+                    trace_event_raw_softirq {
+                        vec: vector(interrupt),
+                    }
+                );
             }
             Moment::SchedExtEvent { name, delta } => {
                 let data = field!(trace_event_raw_sched_ext_event, __data).offset();
                 let loc = self.data(data, &terminated(name));
-                self.put(
-                    field!(trace_event_raw_sched_ext_event, __data_loc_name),
-                    loc,
+                put!(
+                    self,
+                    trace_event_raw_sched_ext_event {
+                        __data_loc_name: loc,
+                        delta,
+                    }
                 );
-                self.put(field!(trace_event_raw_sched_ext_event, delta), delta);
             }
             Moment::SchedExtDump(line) => {
                 let data = field!(trace_event_raw_sched_ext_dump, __data).offset();
                 let loc = self.data(data, &terminated(line));
-                self.put(field!(trace_event_raw_sched_ext_dump, __data_loc_line), loc);
+                put!(
+                    self,
+                    trace_event_raw_sched_ext_dump {
+                        __data_loc_line: loc,
+                    }
+                );
             }
             Moment::Enter(_) | Moment::Return(..) => {
                 unreachable!("functions have no records")
@@ -275,23 +301,21 @@ impl Reader<'_> {
             other => other.into(),
         };
         self.put_comm(field!(trace_event_raw_sched_switch, prev_comm), prev);
-        self.put(
-            field!(trace_event_raw_sched_switch, prev_pid),
-            self.pid(prev),
+        put!(
+            self,
+            trace_event_raw_sched_switch {
+                prev_pid: self.pid(prev),
+                prev_prio: self.prio(prev),
+                prev_state: reported,
+            }
         );
-        self.put(
-            field!(trace_event_raw_sched_switch, prev_prio),
-            self.prio(prev),
-        );
-        self.put(field!(trace_event_raw_sched_switch, prev_state), reported);
         self.put_comm(field!(trace_event_raw_sched_switch, next_comm), next);
-        self.put(
-            field!(trace_event_raw_sched_switch, next_pid),
-            self.pid(next),
-        );
-        self.put(
-            field!(trace_event_raw_sched_switch, next_prio),
-            self.prio(next),
+        put!(
+            self,
+            trace_event_raw_sched_switch {
+                next_pid: self.pid(next),
+                next_prio: self.prio(next),
+            }
         );
     }
 
@@ -299,17 +323,13 @@ impl Reader<'_> {
         let task = self.places.task(p);
         let cpu = self.core.task(p).map_or(0, |view| view.cpu.as_s32());
         self.put_comm(field!(trace_event_raw_sched_wakeup_template, comm), task);
-        self.put(
-            field!(trace_event_raw_sched_wakeup_template, pid),
-            self.pid(task),
-        );
-        self.put(
-            field!(trace_event_raw_sched_wakeup_template, prio),
-            self.prio(task),
-        );
-        self.put(
-            field!(trace_event_raw_sched_wakeup_template, target_cpu),
-            cpu,
+        put!(
+            self,
+            trace_event_raw_sched_wakeup_template {
+                pid: self.pid(task),
+                prio: self.prio(task),
+                target_cpu: cpu,
+            }
         );
     }
 
@@ -318,22 +338,15 @@ impl Reader<'_> {
         let from = self.core.task(p).map_or(0, |view| view.cpu.as_s32());
         let data = field!(trace_event_raw_sched_migrate_task, __data).offset();
         let comm = self.data(data, &self.name(task));
-        self.put(
-            field!(trace_event_raw_sched_migrate_task, __data_loc_comm),
-            comm,
-        );
-        self.put(
-            field!(trace_event_raw_sched_migrate_task, pid),
-            self.pid(task),
-        );
-        self.put(
-            field!(trace_event_raw_sched_migrate_task, prio),
-            self.prio(task),
-        );
-        self.put(field!(trace_event_raw_sched_migrate_task, orig_cpu), from);
-        self.put(
-            field!(trace_event_raw_sched_migrate_task, dest_cpu),
-            to.as_s32(),
+        put!(
+            self,
+            trace_event_raw_sched_migrate_task {
+                __data_loc_comm: comm,
+                pid: self.pid(task),
+                prio: self.prio(task),
+                orig_cpu: from,
+                dest_cpu: to.as_s32(),
+            }
         );
     }
 
@@ -343,39 +356,33 @@ impl Reader<'_> {
         let data = field!(trace_event_raw_sched_process_fork, __data).offset();
         let name = self.name(parent);
         let loc = self.data(data, &name);
-        self.put(
-            field!(trace_event_raw_sched_process_fork, __data_loc_parent_comm),
-            loc,
-        );
-        self.put(
-            field!(trace_event_raw_sched_process_fork, parent_pid),
-            self.pid(parent),
+        put!(
+            self,
+            trace_event_raw_sched_process_fork {
+                __data_loc_parent_comm: loc,
+                parent_pid: self.pid(parent),
+            }
         );
         let loc = self.data(data + name.len() as u64, &self.name(child));
-        self.put(
-            field!(trace_event_raw_sched_process_fork, __data_loc_child_comm),
-            loc,
-        );
-        self.put(
-            field!(trace_event_raw_sched_process_fork, child_pid),
-            self.pid(child),
+        put!(
+            self,
+            trace_event_raw_sched_process_fork {
+                __data_loc_child_comm: loc,
+                child_pid: self.pid(child),
+            }
         );
     }
 
     fn exit(&self, p: Tid, group_dead: bool) {
         let task = self.places.task(p);
         self.put_comm(field!(trace_event_raw_sched_process_exit, comm), task);
-        self.put(
-            field!(trace_event_raw_sched_process_exit, pid),
-            self.pid(task),
-        );
-        self.put(
-            field!(trace_event_raw_sched_process_exit, prio),
-            self.prio(task),
-        );
-        self.put(
-            field!(trace_event_raw_sched_process_exit, group_dead),
-            group_dead,
+        put!(
+            self,
+            trace_event_raw_sched_process_exit {
+                pid: self.pid(task),
+                prio: self.prio(task),
+                group_dead,
+            }
         );
     }
 
@@ -383,17 +390,13 @@ impl Reader<'_> {
         let task = self.places.task(p);
         let data = field!(trace_event_raw_sched_stat_runtime, __data).offset();
         let comm = self.data(data, &self.name(task));
-        self.put(
-            field!(trace_event_raw_sched_stat_runtime, __data_loc_comm),
-            comm,
-        );
-        self.put(
-            field!(trace_event_raw_sched_stat_runtime, pid),
-            self.pid(task),
-        );
-        self.put(
-            field!(trace_event_raw_sched_stat_runtime, runtime),
-            runtime.as_ns(),
+        put!(
+            self,
+            trace_event_raw_sched_stat_runtime {
+                __data_loc_comm: comm,
+                pid: self.pid(task),
+                runtime: runtime.as_ns(),
+            }
         );
     }
 
@@ -401,17 +404,13 @@ impl Reader<'_> {
         let task = self.places.task(p);
         let data = field!(trace_event_raw_sched_process_template, __data).offset();
         let comm = self.data(data, &self.name(task));
-        self.put(
-            field!(trace_event_raw_sched_process_template, __data_loc_comm),
-            comm,
-        );
-        self.put(
-            field!(trace_event_raw_sched_process_template, pid),
-            self.pid(task),
-        );
-        self.put(
-            field!(trace_event_raw_sched_process_template, prio),
-            self.prio(task),
+        put!(
+            self,
+            trace_event_raw_sched_process_template {
+                __data_loc_comm: comm,
+                pid: self.pid(task),
+                prio: self.prio(task),
+            }
         );
     }
 }

@@ -260,16 +260,21 @@ fn ring_buffers_carry_records_in_order() {
     }
 }
 
+/// A special field that names no types.
+fn field(kind: SpecialKind, offset: u32, size: u32) -> SpecialField {
+    SpecialField {
+        kind,
+        offset,
+        size,
+        target: None,
+        contains: None,
+    }
+}
+
 #[test]
 fn updates_copy_around_special_fields_and_drop_what_they_hold() {
     let mut spec = map(MapType::ARRAY, 4, 24, 1);
-    spec.special_fields.push(SpecialField {
-        kind: SpecialKind::KptrRef,
-        offset: 8,
-        size: 8,
-        target: None,
-        contains: None,
-    });
+    spec.special_fields.push(field(SpecialKind::KptrRef, 8, 8));
     let mut bench = Bench::new("exit", vec![spec]);
     let m = bench.loaded.maps[0];
     let at = bench.vm.map(m).value_addr().unwrap();
@@ -287,13 +292,7 @@ fn updates_copy_around_special_fields_and_drop_what_they_hold() {
 #[test]
 fn every_copy_of_a_value_gives_back_what_it_owns() {
     let mut spec = map(MapType::PERCPU_HASH, 4, 16, 2);
-    spec.special_fields.push(SpecialField {
-        kind: SpecialKind::KptrRef,
-        offset: 8,
-        size: 8,
-        target: None,
-        contains: None,
-    });
+    spec.special_fields.push(field(SpecialKind::KptrRef, 8, 8));
     let mut bench = Bench::new("exit", vec![spec]);
     let m = bench.loaded.maps[0];
     let Bench { vm, host, .. } = &mut bench;
@@ -336,13 +335,7 @@ fn timers_go_when_their_value_is_replaced_or_deleted() {
         exit";
     for map_type in [MapType::ARRAY, MapType::HASH] {
         let mut spec = map(map_type, 4, 16, 1);
-        spec.special_fields.push(SpecialField {
-            kind: SpecialKind::Timer,
-            offset: 0,
-            size: 16,
-            target: None,
-            contains: None,
-        });
+        spec.special_fields.push(field(SpecialKind::Timer, 0, 16));
         let mut bench = Bench::new(start, vec![spec]);
         let m = bench.loaded.maps[0];
         let update = |bench: &mut Bench| {
@@ -441,13 +434,7 @@ fn values_hold_what_their_map_type_supports() {
         if map_type == MapType::QUEUE {
             spec.key_size = 0;
         }
-        spec.special_fields.push(SpecialField {
-            kind,
-            offset: 0,
-            size: 16,
-            target: None,
-            contains: None,
-        });
+        spec.special_fields.push(field(kind, 0, 16));
         let mut vm = Vm::new(config(1)).unwrap();
         match vm.load(&object(Vec::new(), vec![spec]), KFUNCS) {
             Err(VmLoadError::Map { errno, .. }) => Some(errno),
