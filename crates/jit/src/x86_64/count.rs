@@ -33,8 +33,6 @@ pub(super) struct Counts {
     ahead: Vec<u32>,
     /// Whether the jump in a slot leads behind the place where its target counts.
     past: Vec<bool>,
-    /// Whether such a jump leads to the slot.
-    entered_behind: Vec<bool>,
 }
 
 /// A block.
@@ -65,7 +63,6 @@ impl Counts {
             here: vec![0; source.ops.len()],
             ahead: vec![0; source.ops.len()],
             past: vec![false; source.ops.len()],
-            entered_behind: vec![false; source.ops.len()],
         };
         let mut is_counted = vec![false; blocks.len()];
         // Changes of what is ahead, by block.
@@ -89,7 +86,6 @@ impl Counts {
                 .filter(|again| *again < blocks[head].start)
             {
                 counts.past[blocks[last].last] = counts.here[again] != 0;
-                counts.entered_behind[again] |= counts.here[again] != 0;
                 behind = counts.here[again];
             }
             for pair in chain.windows(2).rev() {
@@ -113,19 +109,6 @@ impl Counts {
     /// What was counted already, where a slot counts, for what comes behind.
     pub(super) fn ahead(&self, slot: usize) -> u32 {
         self.ahead[slot]
-    }
-
-    /// Bytes of code before the place where a loop's rounds begin in a slot: that of the count, if
-    /// they begin behind it.
-    pub(super) fn bytes_before(&self, slot: usize) -> u32 {
-        const SUB_BYTE: u32 = 4;
-        const SUB_WORD: u32 = 7;
-        const JB: u32 = 6;
-        match self.here[slot] {
-            count if !self.entered_behind[slot] || count == 0 => 0,
-            count if i8::try_from(count).is_ok() => SUB_BYTE + JB,
-            _ => SUB_WORD + JB,
-        }
     }
 
     /// Whether the jump in a slot leads behind the place where its target counts.

@@ -351,7 +351,7 @@ impl Emitter<'_> {
                 continue;
             }
             if loops.binary_search(&at).is_ok() {
-                self.align(self.counts.bytes_before(slot));
+                self.align();
             }
             let (offset, label) = (self.compiler.here(), self.labels[slot]);
             if self.source.jump_targets.binary_search(&at).is_ok() {
@@ -386,11 +386,9 @@ impl Emitter<'_> {
         }
     }
 
-    /// Fills up with instructions that do nothing, so that what comes behind so many bytes begins
-    /// at a multiple of [`LOOP_ALIGN`].
-    fn align(&mut self, bytes: u32) {
-        let begin = self.compiler.here().wrapping_add(bytes);
-        let mut left = begin.wrapping_neg() % LOOP_ALIGN;
+    /// Fills up to a multiple of [`LOOP_ALIGN`] with instructions that do nothing.
+    fn align(&mut self) {
+        let mut left = self.compiler.here().wrapping_neg() % LOOP_ALIGN;
         while left > 0 {
             let nop = NOPS[NOPS.len().min(left as usize) - 1];
             dynasm!(self.asm(); .arch x64; .bytes nop);
